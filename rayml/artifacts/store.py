@@ -1,0 +1,159 @@
+"""The artifact store: content-addressed, and a half-written artifact is never found.
+
+Layout below the store's root::
+
+    train/3f2a9c01d4e7/manifest.json     written last, created exactly once
+    train/3f2a9c01d4e7/files-9b1c/...    the attempt that the manifest's owner wrote
+
+Each attempt to commit writes its files to a folder of its own. The manifest is created with "only if absent", so the
+first whole attempt wins, the other is dropped, and no attempt can touch another's files. The same order of steps works
+on an object store with a conditional PUT.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from rayml.artifacts.durable import create_exclusive, sync_folder, sync_tree
+from rayml.artifacts.manifest import Manifest, describe_files, file_sha256
+from rayml.errors import RaymlError
+
+KEY_CHARACTERS = 16
+"""Hex digits of the key in folder names: 64 bits, so that two of a billion artifacts meet with chance 3 in 100."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A committed step: its manifest, and the folder that holds its files."""
+
+    manifest: Manifest
+    path: Path
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that an artifact promised and no longer keeps."""
+
+    artifact: str
+    file: str
+    what: str
+
+
+class Store(Protocol):
+    """What keeps artifacts. Every implementation passes tests/contract/store.py."""
+
+    def find(self, kind: str, key: str) -> Artifact | None:
+        """The artifact of a key, or None. Never a half-written one."""
+        ...
+
+    def staging(self, kind: str, key: str) -> Path:
+        """A new empty local folder to write an artifact's files into."""
+        ...
+
+    def commit(self, folder: Path, manifest: Manifest) -> Artifact:
+        """Make a staging folder an artifact. Where the key was committed meanwhile, that artifact is returned."""
+        ...
+
+    def work(self, kind: str, key: str) -> Path:
+        """A folder that outlives a crash of the step that computes this key; checkpoints live there."""
+        ...
+
+    def artifacts(self) -> Iterator[Artifact]:
+        """Every committed artifact."""
+        ...
+
+    def verify(self, artifact: Artifact) -> list[Fault]:
+        """Read every file again and compare it with the manifest; empty where all is as it was."""
+        ...
+
+
+class _Entry(BaseModel):
+    """What manifest.json holds: the manifest, and which attempt's folder it speaks of."""
+
+    model_config = ConfigDict(frozen=True)
+
+    attempt: str
+    manifest: Manifest
+
+
+class LocalStore:
+    """Artifacts in a folder of the local disk, or of a file system that all nodes share."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def find(self, kind: str, key: str) -> Artifact | None:
+        artifact = self._read(self._folder(kind, key))
+        if artifact is None or artifact.manifest.key != key:
+            return None
+        return artifact
+
+    def staging(self, kind: str, key: str) -> Path:
+        folder = self._folder(kind, key) / f"files-{secrets.token_hex(4)}"
+        folder.mkdir(parents=True)
+        return folder
+
+    def commit(self, folder: Path, manifest: Manifest) -> Artifact:
+        home = self._folder(manifest.kind, manifest.key)
+        assert folder.parent == home, f"{folder} is not a staging folder of {manifest.kind} {manifest.key}"
+        sync_tree(folder)
+        sync_folder(home)
+        complete = manifest.model_copy(update={"files": describe_files(folder)})
+        entry = _Entry(attempt=folder.name, manifest=complete)
+        if not create_exclusive(home / "manifest.json", entry.model_dump_json(indent=1).encode()):
+            shutil.rmtree(folder)
+        else:
+            shutil.rmtree(self._work_folder(manifest.kind, manifest.key), ignore_errors=True)
+        committed = self.find(manifest.kind, manifest.key)
+        if committed is None:
+            raise RaymlError(
+                f"the artifact {manifest.kind}/{home.name} has a manifest that cannot be read",
+                where=str(home / "manifest.json"),
+                hint="another job wrote it or it was damaged; move that folder away and run again",
+            )
+        return committed
+
+    def work(self, kind: str, key: str) -> Path:
+        folder = self._work_folder(kind, key)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def artifacts(self) -> Iterator[Artifact]:
+        for path in sorted(self.root.glob("*/*/manifest.json")):
+            artifact = self._read(path.parent)
+            if artifact is not None:
+                yield artifact
+
+    def verify(self, artifact: Artifact) -> list[Fault]:
+        name = f"{artifact.manifest.kind}/{artifact.manifest.key[:KEY_CHARACTERS]}"
+        faults = []
+        for entry in artifact.manifest.files:
+            path = artifact.path / entry.path
+            if not path.is_file():
+                faults.append(Fault(name, str(path), "is missing"))
+            elif path.stat().st_size != entry.bytes:
+                faults.append(Fault(name, str(path), f"has {path.stat().st_size} bytes, was {entry.bytes}"))
+            elif file_sha256(path) != entry.sha256:
+                faults.append(Fault(name, str(path), "has other bytes than were written (sha256 differs)"))
+        return faults
+
+    def _folder(self, kind: str, key: str) -> Path:
+        return self.root / kind / key[:KEY_CHARACTERS]
+
+    def _work_folder(self, kind: str, key: str) -> Path:
+        return self._folder(kind, key) / "work"
+
+    def _read(self, folder: Path) -> Artifact | None:
+        try:
+            entry = _Entry.model_validate_json((folder / "manifest.json").read_bytes())
+        except (FileNotFoundError, ValidationError):
+            return None
+        files = folder / entry.attempt
+        return Artifact(entry.manifest, files) if files.is_dir() else None

@@ -1,0 +1,109 @@
+"""Every failure that a person is told about: what was found, where, and what to type next.
+
+Each class carries the exit code that the command line ends with. All of them pickle, because Ray
+carries them from a worker to the driver.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+class RaymlError(Exception):
+    """A failure with a cause that the reader can act on.
+
+    Args:
+        what: what was found, and what would fit, as one sentence.
+        where: the file and line, step, row or tensor that it was found at.
+        hint: what to do or type next.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.hint = hint
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self._state())
+
+    def __str__(self) -> str:
+        located = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{located}\n  {self.hint}" if self.hint else located
+
+    def to_json(self) -> dict[str, Any]:
+        return {"type": type(self).__name__, "exit_code": self.exit_code, **self._state()}
+
+    def _state(self) -> dict[str, Any]:
+        return {"what": self.what, "where": self.where, "hint": self.hint}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong in a file a person wrote."""
+
+    file: str
+    line: int | None
+    path: str
+    what: str
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}" if self.line else self.file
+        return f"{place}: {self.path}: {self.what}" if self.path else f"{place}: {self.what}"
+
+
+class SpecError(RaymlError):
+    """A job or cluster file is wrong. Holds every problem found, not only the first."""
+
+    exit_code = 2
+
+    def __init__(self, problems: list[Problem]) -> None:
+        assert problems, "a SpecError without a problem tells the reader nothing"
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = problems
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SpecError, (self.problems,)
+
+    def _state(self) -> dict[str, Any]:
+        return {**super()._state(), "problems": [asdict(problem) for problem in self.problems]}
+
+
+class PlanError(RaymlError):
+    """The file is well formed, but the job cannot be planned as it stands."""
+
+    exit_code = 2
+
+
+class GateError(RaymlError):
+    """The work was done and its result did not pass a gate. What was made is kept."""
+
+    exit_code = 3
+
+
+class StageError(RaymlError):
+    """A step failed while it ran."""
+
+    exit_code = 4
+
+
+class BackendError(RaymlError):
+    """The cluster could not be reached or did not take the job."""
+
+    exit_code = 5
+
+
+def _rebuild(kind: type[RaymlError], state: dict[str, Any]) -> RaymlError:
+    return kind(state["what"], where=state["where"], hint=state["hint"])
+
+
+def error_from_json(document: dict[str, Any]) -> RaymlError:
+    """The error that `to_json` wrote, with its class and exit code; a plain RaymlError for a class unknown here."""
+    kinds = {kind.__name__: kind for kind in (PlanError, GateError, StageError, BackendError)}
+    if document["type"] == "SpecError":
+        return SpecError([Problem(**problem) for problem in document["problems"]])
+    kind = kinds.get(document["type"], RaymlError)
+    return kind(document["what"], where=document.get("where", ""), hint=document.get("hint", ""))

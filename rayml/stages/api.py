@@ -1,0 +1,51 @@
+"""What a stage is: `run(step, inputs, context) -> Outcome`. The files that it leaves in `context.out` are the artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from rayml.artifacts.store import Artifact
+from rayml.plan.plan import Plan, Step
+
+Inputs = Mapping[str, Artifact]
+"""Name of each input (the step that made it) to its artifact."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the runner hands to a stage besides its configuration."""
+
+    plan: Plan
+    run: str
+    """The run's id."""
+    run_folder: Path
+    """For logs and the endpoint's key; nothing here is part of an artifact."""
+    out: Path
+    """An empty folder. What lies here when the stage returns becomes the artifact."""
+    work: Path
+    """Outlives a crash and a retry of the same key. Checkpoints live here."""
+    emit: Callable[..., None]
+    """`emit("progress", step=..., **fields)` appends one event; values are JSON."""
+
+    def resolve(self, path: str) -> Path:
+        """A path of the job file, which starts at the job file's folder."""
+        return Path(self.plan.base, path)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage says of the files that it left."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Numbers that gates, sweeps and reports read."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """JSON that later steps and the report need to know."""
+
+
+class Stage(Protocol):
+    """A verb of the pipeline."""
+
+    def __call__(self, step: Step, inputs: Inputs, context: Context) -> Outcome: ...
