@@ -90,6 +90,10 @@ class StageError(RaymlError):
     exit_code = 4
 
 
+class WorkerLost(StageError):
+    """A worker process died, or lost the others. The step can be tried again from what it left in its work folder."""
+
+
 class BackendError(RaymlError):
     """The cluster could not be reached or did not take the job."""
 
@@ -102,7 +106,7 @@ def _rebuild(kind: type[RaymlError], state: dict[str, Any]) -> RaymlError:
 
 def error_from_json(document: dict[str, Any]) -> RaymlError:
     """The error that `to_json` wrote, with its class and exit code; a plain RaymlError for a class unknown here."""
-    kinds = {kind.__name__: kind for kind in (PlanError, GateError, StageError, BackendError)}
+    kinds = {kind.__name__: kind for kind in (PlanError, GateError, StageError, WorkerLost, BackendError)}
     if document["type"] == "SpecError":
         return SpecError([Problem(**problem) for problem in document["problems"]])
     kind = kinds.get(document["type"], RaymlError)

@@ -4,6 +4,7 @@ Layout below the store's root::
 
     train/3f2a9c01d4e7/manifest.json     written last, created exactly once
     train/3f2a9c01d4e7/files-9b1c/...    the attempt that the manifest's owner wrote
+    train/3f2a9c01d4e7/work/...          checkpoints of a step that is not finished
 
 Each attempt to commit writes its files to a folder of its own. The manifest is created with "only if absent", so the
 first whole attempt wins, the other is dropped, and no attempt can touch another's files. The same order of steps works
@@ -12,9 +13,12 @@ on an object store with a conditional PUT.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -63,6 +67,10 @@ class Store(Protocol):
 
     def work(self, kind: str, key: str) -> Path:
         """A folder that outlives a crash of the step that computes this key; checkpoints live there."""
+        ...
+
+    def exclusive(self, kind: str, key: str, waiting: Callable[[], None]) -> AbstractContextManager[None]:
+        """Hold a key alone: two runs that want the same one do not both compute it. Calls `waiting` once if it has to."""
         ...
 
     def artifacts(self) -> Iterator[Artifact]:
@@ -124,6 +132,18 @@ class LocalStore:
         folder = self._work_folder(kind, key)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    @contextlib.contextmanager
+    def exclusive(self, kind: str, key: str, waiting: Callable[[], None]) -> Iterator[None]:
+        home = self._folder(kind, key)
+        home.mkdir(parents=True, exist_ok=True)
+        with (home / "lock").open("w") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waiting()
+                fcntl.flock(stream, fcntl.LOCK_EX)
+            yield
 
     def artifacts(self) -> Iterator[Artifact]:
         for path in sorted(self.root.glob("*/*/manifest.json")):

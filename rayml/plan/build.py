@@ -1,0 +1,190 @@
+"""(job, cluster, facts) -> Plan. Pure: nothing is read and nothing is written; every "auto" becomes a number."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rayml import __version__
+from rayml.artifacts.manifest import digest
+from rayml.errors import PlanError
+from rayml.plan.facts import GIB, Facts, runs_user_code
+from rayml.plan.plan import ClusterPlan, Plan, Resources, Step
+from rayml.spec.base import Spec
+from rayml.spec.cluster import ClusterSpec
+from rayml.spec.job import JobSpec
+
+AUTO_BATCH_SIZE = 64
+AUTO_OPSET = 20
+AUTO_SHARD_ROWS = 65_536
+
+INPUTS: dict[str, tuple[str, ...]] = {
+    "data": (),
+    "train": ("data",),
+    "export": ("data", "train"),
+    "evaluate": ("data", "export"),
+    "serve": ("export",),
+}
+"""Stage to the steps whose artifacts it reads."""
+
+
+def build_plan(job: JobSpec, cluster: ClusterSpec, facts: Facts, job_file: str, base: Path) -> Plan:
+    """Resolve a job. PlanError where the cluster cannot hold it."""
+    cluster_plan = ClusterPlan(cpus=facts.cpus, gpus=facts.gpus, object_store=resolve_object_store(cluster, facts))
+    keys: dict[str, str] = {}
+    steps = []
+    for stage in INPUTS:
+        if getattr(job, stage) is None:
+            continue
+        step = build_step(stage, job, cluster_plan, facts, {name: keys[name] for name in INPUTS[stage]})
+        keys[stage] = step.key
+        steps.append(step)
+    return Plan(
+        rayml=__version__,
+        job=job.name,
+        seed=job.seed,
+        job_file=job_file,
+        base=str(base),
+        code=None if job.code is None else str(base / job.code),
+        cluster=cluster_plan,
+        steps=tuple(steps),
+    )
+
+
+def build_step(stage: str, job: JobSpec, cluster: ClusterPlan, facts: Facts, inputs: dict[str, str]) -> Step:
+    """One step with its configuration resolved and its key computed."""
+    config, policy, resources = RESOLVERS[stage](job, cluster, facts)
+    code = facts.code[stage]
+    key = digest({"stage": stage, "config": config, "inputs": inputs, "code": code})
+    return Step(name=stage, config=config, policy=policy, inputs=inputs, code=code, key=key, resources=resources)
+
+
+def resolve_object_store(cluster: ClusterSpec, facts: Facts) -> int:
+    """Bytes of shared memory for Ray's objects."""
+    if cluster.object_store != "auto":
+        return cluster.object_store
+    return min(2 * GIB, max(facts.memory // 10, 80 * 2**20))
+
+
+Resolved = tuple[dict[str, Any], dict[str, Any], Resources]
+"""Configuration that is part of the key, policy that is not, resources."""
+
+
+def resolve_data(job: JobSpec, cluster: ClusterPlan, facts: Facts) -> Resolved:
+    config = dump(job.data)
+    config["shard_rows"] = AUTO_SHARD_ROWS if job.data.shard_rows == "auto" else job.data.shard_rows
+    config.update(seed=job.seed, task=job.task.kind, fingerprint=facts.source)
+    return config, {}, Resources(workers=cluster.cpus, ray=True)
+
+
+def resolve_train(job: JobSpec, cluster: ClusterPlan, facts: Facts) -> Resolved:
+    assert job.train is not None and job.model is not None, "checked with the spec"
+    train = job.train
+    workers = auto_workers(cluster) if train.workers == "auto" else train.workers
+    batch_size = AUTO_BATCH_SIZE if train.batch_size == "auto" else train.batch_size
+    check_workers(workers, cluster)
+    config = {
+        "task": job.task.kind,
+        "model": dump(job.model),
+        "seed": job.seed,
+        "workers": workers,
+        "strategy": dump(train.strategy),
+        "epochs": train.epochs,
+        "batch_size": batch_size,
+        "optimizer": dump(train.optimizer),
+        "best": {"metric": train.best.metric, "goal": resolve_goal(train.best.metric, train.best.goal)},
+    }
+    every_steps = None if train.checkpoint.every_steps == "auto" else train.checkpoint.every_steps
+    policy = {"retries": train.retries, "checkpoint": {"every_steps": every_steps, "keep": train.checkpoint.keep}}
+    resources = Resources(
+        workers=workers,
+        cpus_per_worker=max(1, cluster.cpus // workers),
+        gpus_per_worker=1 if cluster.gpus else 0,
+        ray=True,
+    )
+    return config, policy, resources
+
+
+def resolve_export(job: JobSpec, cluster: ClusterPlan, facts: Facts) -> Resolved:
+    assert job.export is not None, "a step is made of a section that is present"
+    config = {
+        "formats": list(job.export.formats),
+        "opset": AUTO_OPSET if job.export.opset == "auto" else job.export.opset,
+        "parity": {"samples": job.export.parity.samples},
+        "seed": job.seed,
+    }
+    gates = {"parity_max_abs_diff": f"<= {job.export.parity.tolerance}", "parity_label_mismatches": "<= 0"}
+    return config, {"gates": gates}, Resources(cpus_per_worker=cluster.cpus)
+
+
+def resolve_evaluate(job: JobSpec, cluster: ClusterPlan, facts: Facts) -> Resolved:
+    assert job.evaluate is not None, "a step is made of a section that is present"
+    config = {"split": job.evaluate.split, "bootstrap": job.evaluate.bootstrap, "seed": job.seed}
+    return config, {"gates": dict(job.evaluate.gates)}, Resources(cpus_per_worker=cluster.cpus)
+
+
+def resolve_serve(job: JobSpec, cluster: ClusterPlan, facts: Facts) -> Resolved:
+    assert job.serve is not None, "a step is made of a section that is present"
+    serve = job.serve
+    config = {
+        "name": job.name,
+        "auth": serve.auth,
+        "max_body": serve.max_body,
+        "max_rows": serve.max_rows,
+        "parity": {"samples": serve.parity.samples},
+    }
+    policy = {
+        "host": serve.host,
+        "port": serve.port,
+        "replicas": dump(serve.replicas),
+        "gates": {"parity_max_abs_diff": f"<= {serve.parity.tolerance}", "parity_label_mismatches": "<= 0"},
+    }
+    if serve.replicas.min > cluster.cpus:
+        raise PlanError(
+            f"serve.replicas.min is {serve.replicas.min} and the cluster has {cluster.cpus} CPUs, one per replica",
+            where="serve.replicas.min",
+            hint=f"type --set serve.replicas.min={cluster.cpus} or name a larger --cluster",
+        )
+    return config, policy, Resources(workers=serve.replicas.min, ray=True)
+
+
+RESOLVERS = {
+    "data": resolve_data,
+    "train": resolve_train,
+    "export": resolve_export,
+    "evaluate": resolve_evaluate,
+    "serve": resolve_serve,
+}
+
+
+def auto_workers(cluster: ClusterPlan) -> int:
+    """One worker per GPU; without a GPU one per two CPUs."""
+    return cluster.gpus or max(1, cluster.cpus // 2)
+
+
+def check_workers(workers: int, cluster: ClusterPlan) -> None:
+    """PlanError where the workers do not fit the cluster."""
+    limit, unit = (cluster.gpus, "GPU") if cluster.gpus else (cluster.cpus, "CPU")
+    if workers > limit:
+        raise PlanError(
+            f"train.workers is {workers} and the cluster has {limit} {unit}s, one per worker",
+            where="train.workers",
+            hint=f"type --set train.workers={limit} or name a larger --cluster",
+        )
+
+
+def resolve_goal(metric: str, goal: str) -> str:
+    """Whether a larger or a smaller value of a metric is better."""
+    if goal != "auto":
+        return goal
+    return "min" if metric.endswith("loss") else "max"
+
+
+def dump(section: Spec) -> dict[str, Any]:
+    """A section as JSON values."""
+    return section.model_dump(mode="json")
+
+
+def user_stages(job: JobSpec) -> list[str]:
+    """The stages that run modules of the job's `code:` folder; `plan` shows them."""
+    return [stage for stage in INPUTS if getattr(job, stage) is not None and runs_user_code(stage, job)]

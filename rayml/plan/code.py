@@ -1,0 +1,63 @@
+"""The version of the code behind a step: a digest of the source files that decide its result."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from rayml.errors import PlanError
+
+PACKAGE = Path(__file__).parents[1]
+
+STAGE_CODE: dict[str, tuple[str, ...]] = {
+    "data": ("stages/data", "ml/schema.py", "ml/shards.py", "ml/images.py", "ml/usercode.py"),
+    "train": (
+        "stages/train",
+        "ml/schema.py",
+        "ml/shards.py",
+        "ml/order.py",
+        "ml/models.py",
+        "ml/transforms.py",
+        "ml/tasks.py",
+        "ml/checkpoint.py",
+        "ml/usercode.py",
+    ),
+    "export": (
+        "stages/export",
+        "ml/schema.py",
+        "ml/shards.py",
+        "ml/models.py",
+        "ml/transforms.py",
+        "ml/tasks.py",
+        "ml/checkpoint.py",
+        "ml/usercode.py",
+    ),
+    "evaluate": ("stages/evaluate", "ml/schema.py", "ml/shards.py", "ml/metrics.py"),
+    "serve": ("stages/serve", "ml/schema.py", "ml/images.py"),
+}
+"""What each stage imports of rayml besides the ground floor; tests/plan/test_code.py holds it against the imports."""
+
+
+def code_digest(stage: str, user_code: Path | None) -> str:
+    """Hex sha256 over the names and bytes of the files that a stage runs, and of the user's folder where it runs that."""
+    files = [path for entry in STAGE_CODE[stage] for path in _sources(PACKAGE / entry)]
+    hasher = hashlib.sha256()
+    for root, path in [(PACKAGE, path) for path in files] + [(user_code, path) for path in _user_sources(user_code)]:
+        assert root is not None, "a file of the user's comes with its folder"
+        hasher.update(path.relative_to(root).as_posix().encode() + b"\0")
+        hasher.update(hashlib.sha256(path.read_bytes()).digest())
+    return hasher.hexdigest()
+
+
+def _sources(path: Path) -> list[Path]:
+    return [path] if path.is_file() else sorted(path.rglob("*.py"))
+
+
+def _user_sources(folder: Path | None) -> list[Path]:
+    if folder is None:
+        return []
+    if not folder.is_dir():
+        raise PlanError(
+            f"{folder} is not a folder", where="code", hint="write the folder of your modules, relative to the job file"
+        )
+    return _sources(folder)

@@ -1,0 +1,96 @@
+"""What a plan means today: which steps are there already, why the others run, and how long that took last time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from rayml.artifacts.store import Artifact, Store
+from rayml.plan.diff import diff_steps
+from rayml.plan.plan import Plan, Step
+
+
+class PlannedStep(BaseModel):
+    """One row of the table."""
+
+    name: str
+    key: str
+    resources: str
+    status: str
+    """`cached` or `run`."""
+    reason: str
+    estimate_s: float | None
+    """Seconds that this step took when this job last ran it; None where it never ran here."""
+    config: dict[str, Any]
+    policy: dict[str, Any]
+
+
+class Forecast(BaseModel):
+    """The plan held against the store."""
+
+    steps: list[PlannedStep]
+    resolved: dict[str, Any]
+    """What only the data can say: classes, shape, rows; `from data` until the data step is there."""
+
+    @property
+    def work(self) -> list[PlannedStep]:
+        """The steps that will run."""
+        return [step for step in self.steps if step.status == "run"]
+
+
+def forecast(plan: Plan, store: Store, previous: Plan | None) -> Forecast:
+    """Hold a plan against what the store has. `previous` is the plan of this job's last run."""
+    found = {step.name: store.find(step.name, step.key) for step in plan.steps}
+    history = last_seconds(plan.job, store)
+    rows = [
+        PlannedStep(
+            name=step.name,
+            key=step.key,
+            resources=str(step.resources),
+            status="cached" if found[step.name] else "run",
+            reason=explain(step, found, previous),
+            estimate_s=0.0 if found[step.name] else history.get(step.name),
+            config=step.config,
+            policy=step.policy,
+        )
+        for step in plan.steps
+    ]
+    return Forecast(steps=rows, resolved=resolve_from_data(found.get("data")))
+
+
+def explain(step: Step, found: dict[str, Artifact | None], previous: Plan | None) -> str:
+    """Why a step runs, or that it does not."""
+    artifact = found[step.name]
+    if artifact is not None:
+        return f"made by {artifact.manifest.run}"
+    before = next((old for old in previous.steps if old.name == step.name), None) if previous else None
+    changes = [] if before is None else diff_steps(before, step)
+    if changes:
+        return "; ".join(str(change).removeprefix(f"{step.name}: ") for change in changes)
+    upstream = [name for name in step.inputs if found[name] is None]
+    if upstream:
+        return f"{' and '.join(upstream)} {'runs' if len(upstream) == 1 else 'run'} first"
+    if before is not None and before.key == step.key:
+        return "was not finished"
+    if before is not None:
+        return "its input changed"
+    return "never ran"
+
+
+def last_seconds(job: str, store: Store) -> dict[str, float]:
+    """Step to the seconds that its newest artifact of this job took."""
+    newest: dict[str, tuple[str, float]] = {}
+    for artifact in store.artifacts():
+        manifest = artifact.manifest
+        if manifest.job == job and manifest.created > newest.get(manifest.kind, ("", 0.0))[0]:
+            newest[manifest.kind] = (manifest.created, manifest.seconds)
+    return {kind: seconds for kind, (_, seconds) in newest.items()}
+
+
+def resolve_from_data(data: Artifact | None) -> dict[str, Any]:
+    """Classes, shape and rows, from the data step's manifest."""
+    if data is None:
+        return {"classes": "from data", "shape": "from data", "rows": "from data"}
+    facts, metrics = data.manifest.facts, data.manifest.metrics
+    return {"classes": len(facts["classes"]), "shape": facts["shape"], "rows": int(metrics["rows"])}

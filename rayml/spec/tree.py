@@ -1,0 +1,255 @@
+"""YAML text as a tree that knows the line of every value.
+
+Scalars follow the YAML 1.2 core schema, as editors do: `1e-3` is a number; `yes`, `on` and `2024-01-01` are text, and
+so is `007`. Only events are read from the parser, so no tag can construct an object, and each limit is checked before
+the memory is taken.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from rayml.errors import Problem, SpecError
+from rayml.spec.words import RawText, shorten, show
+
+MAX_BYTES = 2**20
+MAX_DEPTH = 64
+MAX_VALUES = 50_000
+MAX_ALIASED = 1_000
+"""Values that aliases may add: the bound on a "billion laughs" file."""
+MAX_DIGITS = 300
+
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml: 0.07 ms for jobs/digits.yaml, Python: 1.1 ms
+
+_INTEGER = re.compile(r"[-+]?(0|[1-9]\d*(_\d+)*)", re.ASCII)
+_FLOAT = re.compile(r"[-+]?(\.\d+|\d+(_\d+)*(\.\d*)?)([eE][-+]?\d+)?", re.ASCII)
+_NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+_WORDS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+_NULLS = {"null", "Null", "NULL", "~"}
+_UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+_SYNTAX = (
+    ("mapping values are not allowed", 'a ":" too many, or a line indented further than its neighbours; put "" around a value that holds ": "'),  # noqa: E501
+    ("while scanning a quoted scalar", "a quote is opened and not closed"),
+    ("while parsing a flow", "a bracket is opened and not closed, or a comma is missing"),
+    ("could not find expected ':'", "neither `key: value` nor indented like its neighbours"),
+    ("while parsing a block", "not indented like its neighbours, or not `key: value`"),
+)  # fmt: skip
+"""What the parser says, and what a person can do with it. The first that matches is used."""
+
+
+@dataclass
+class Node:
+    """A value and the place where it was written."""
+
+    value: None | bool | int | float | str | dict[str, Node] | list[Node]
+    file: str
+    line: int | None
+    """The line of the key for a value of a mapping. None in an override."""
+    text: str = ""
+    """A scalar as it was typed."""
+
+    def plain(self) -> Any:
+        """The value as dict, list and scalars."""
+        if isinstance(self.value, dict):
+            return {key: node.plain() for key, node in self.value.items()}
+        if isinstance(self.value, list):
+            return [node.plain() for node in self.value]
+        return self.value
+
+    def shown(self) -> str:
+        """The value for an error sentence."""
+        number = isinstance(self.value, (bool, int, float)) or self.value is None
+        return show(RawText(self.text) if number and self.text else self.plain())
+
+
+def join(path: str, part: str | int) -> str:
+    return f"{path}.{part}" if path else str(part)
+
+
+def parse_yaml(
+    text: str, file: str, *, path: str = "", numbered: bool = True
+) -> tuple[Node | None, list[Problem]]:
+    """The tree of one YAML document, None where there is none, and what is wrong in it.
+
+    Args:
+        path: where the value will stand, for the problems.
+        numbered: whether lines are meaningful; not for the value of an override.
+    Raises:
+        SpecError: nothing can be read after this problem: a syntax error or a limit.
+    """
+    composer = _Composer(file, numbered)
+    try:
+        composer.check_characters(text)
+        return composer.document(yaml.parse(text, Loader=_LOADER), path), composer.problems
+    except yaml.YAMLError as error:
+        raise composer.fatal(*_syntax_sentence(error, text)) from None
+
+
+class _Composer:
+    def __init__(self, file: str, numbered: bool) -> None:
+        self.file = file
+        self.numbered = numbered
+        self.problems: list[Problem] = []
+        self.anchors: dict[str, Node] = {}
+        self.values = 0
+        self.aliased = 0
+        self.events: Iterator[Any] = iter(())
+
+    def check_characters(self, text: str) -> None:
+        match = _UNPRINTABLE.search(text)
+        if match:
+            line = text.count("\n", 0, match.start())
+            raise self.fatal(line, f"the character U+{ord(match[0]):04X} cannot stand in a text file")
+
+    def fatal(self, line: int | None, what: str, path: str = "") -> SpecError:
+        return SpecError([*self.problems, self.problem(line, path, what)])
+
+    def problem(self, line: int | None, path: str, what: str) -> Problem:
+        return Problem(self.file, line + 1 if self.numbered and line is not None else None, path, what)
+
+    def document(self, events: Iterator[Any], path: str) -> Node | None:
+        self.events = events
+        root = None
+        for event in self.events:
+            if isinstance(event, yaml.DocumentStartEvent):
+                if root is not None:
+                    raise self.fatal(event.start_mark.line, "a second document starts here; a file holds one")
+                first = next(self.events)
+                if not (isinstance(first, yaml.ScalarEvent) and first.value == "" and first.implicit[0]):
+                    root = self.node(first, path, first.start_mark.line, 0)
+        return root
+
+    def node(self, event: Any, path: str, line: int, depth: int) -> Node:
+        self.values += 1
+        if self.values > MAX_VALUES:
+            raise self.fatal(line, f"more than {MAX_VALUES:,} values; keep data in a file of its own", path)
+        if isinstance(event, yaml.AliasEvent):
+            return self.alias(event, path, line, depth)
+        if event.tag is not None:
+            sentence = f"the tag `{shorten(event.tag)}` is not read; write plain values"
+            self.problems.append(self.problem(line, path, sentence))
+        if isinstance(event, yaml.ScalarEvent):
+            node = self.scalar(event, path, line)
+        else:
+            if depth >= MAX_DEPTH:
+                raise self.fatal(line, f"nested more than {MAX_DEPTH} deep", path[:200])
+            is_mapping = isinstance(event, yaml.MappingStartEvent)
+            value = self.mapping(path, depth) if is_mapping else self.sequence(path, depth)
+            node = self.at(line, value)
+        if event.anchor is not None:
+            self.anchors[event.anchor] = node
+        return node
+
+    def at(self, line: int, value: Any, text: str = "") -> Node:
+        return Node(value, self.file, line + 1 if self.numbered else None, text)
+
+    def alias(self, event: Any, path: str, line: int, depth: int) -> Node:
+        node = self.anchors.get(event.anchor)
+        if node is None:
+            what = f"no value before this one is named `&{shorten(event.anchor)}`; put text that starts with `*` in quotes"
+            self.problems.append(self.problem(line, path, what))
+            return self.at(line, None)
+        values, height = _measure(node)
+        self.aliased += values
+        if self.aliased > MAX_ALIASED:
+            raise self.fatal(line, f"aliases add more than {MAX_ALIASED:,} values", path)
+        if depth + height > MAX_DEPTH:
+            raise self.fatal(line, f"nested more than {MAX_DEPTH} deep", path[:200])
+        return copy.deepcopy(node)
+
+    def scalar(self, event: Any, path: str, line: int) -> Node:
+        if not event.implicit[0] and event.tag is None:
+            return self.at(line, event.value)
+        try:
+            return self.at(line, resolve(event.value), event.value)
+        except ValueError as error:
+            self.problems.append(self.problem(line, path, str(error)))
+            return self.at(line, None, event.value)
+
+    def mapping(self, path: str, depth: int) -> dict[str, Node]:
+        entries: dict[str, Node] = {}
+        lines: dict[str, int] = {}
+        while not isinstance(event := next(self.events), yaml.MappingEndEvent):
+            line = event.start_mark.line
+            key = event.value if isinstance(event, yaml.ScalarEvent) else None
+            if key in (None, "", "<<"):
+                is_merge = key == "<<"
+                key_path = path
+                what = "merge keys (`<<`) are not read; write the fields out" if is_merge else "a key has to be one word"
+                self.problems.append(self.problem(line, path, what))
+                if key is None:
+                    self.node(event, path, line, depth + 1)
+                self.node(next(self.events), path, line, depth + 1)
+                continue
+            key_path = join(path, shorten(key))
+            node = self.node(next(self.events), key_path, line, depth + 1)
+            if key in entries:
+                what = f"written twice, first in line {lines[key] + 1}; keep one of them"
+                self.problems.append(self.problem(line, key_path, what))
+            else:
+                entries[key], lines[key] = node, line
+        return entries
+
+    def sequence(self, path: str, depth: int) -> list[Node]:
+        entries: list[Node] = []
+        while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
+            entries.append(self.node(event, join(path, len(entries)), event.start_mark.line, depth + 1))
+        return entries
+
+
+def _measure(node: Node) -> tuple[int, int]:
+    """How many values a node holds, itself included, and how deep it is nested (0 for a scalar)."""
+    if not isinstance(node.value, (dict, list)):
+        return 1, 0
+    children = [_measure(child) for child in (node.value.values() if isinstance(node.value, dict) else node.value)]
+    return 1 + sum(values for values, _ in children), 1 + max((height for _, height in children), default=0)
+
+
+def resolve(text: str) -> None | bool | int | float | str:
+    """What an unquoted scalar means. ValueError with a sentence where it is empty or not a finite number."""
+    if text == "":
+        raise ValueError("nothing stands here; write a value, `{}` for a section as it is by default, or `null` for none")
+    if text in _WORDS:
+        return _WORDS[text]
+    if text in _NULLS:
+        return None
+    is_integer = _INTEGER.fullmatch(text) is not None
+    if not is_integer and not _FLOAT.fullmatch(text):
+        if _NOT_FINITE.fullmatch(text):
+            raise ValueError(f"{text} is not a finite number")
+        return text
+    if len(text) > MAX_DIGITS or not math.isfinite(float(text)):
+        raise ValueError(f"{shorten(text)} is too large a number")
+    return int(text) if is_integer else _float_or_name(text)
+
+
+def _float_or_name(text: str) -> float | str:
+    """`007` is a name, as it would lose its zeros as a number; `00.5` and `1e-3` are numbers."""
+    return text if re.fullmatch(r"[-+]?0\d+", text) else float(text)
+
+
+def _syntax_sentence(error: yaml.YAMLError, text: str) -> tuple[int | None, str]:
+    """The line, counted from 0, and what to do about it."""
+    mark = getattr(error, "problem_mark", None)
+    said = str(getattr(error, "problem", None) or error)
+    if mark is None:
+        return None, f"not YAML: {shorten(said)}"
+    lines = text.split("\n")
+    rest = lines[mark.line][mark.column :] if mark.line < len(lines) else ""
+    if rest.startswith("\t") or "tab" in said:
+        return mark.line, "a tab; YAML is indented with spaces"
+    if "cannot start any token" in said and rest:
+        return mark.line, f"a value cannot start with `{rest[0]}`; put it in quotes"
+    heard = f"{getattr(error, 'context', None) or ''} {said}"
+    for phrase, sentence in _SYNTAX:
+        if phrase in heard:
+            return mark.line, sentence
+    return mark.line, f"not YAML: {shorten(said)}"

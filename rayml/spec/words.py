@@ -1,0 +1,49 @@
+"""Pieces of the sentences that tell a person what is wrong: values shown short, choices listed, near names."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Sequence
+
+SHOWN_CHARS = 60
+NAME_CHARS = 80
+"""A longer word is no misspelling, and comparing it takes time that grows with its length."""
+
+
+def show(value: object) -> str:
+    """A value as a person would type it, cut in the middle where it is long."""
+    text = value if isinstance(value, RawText) else json.dumps(value, ensure_ascii=False, default=str)
+    return shorten(text)
+
+
+class RawText(str):
+    """A number or word as it stands in the file (`1.0e-4`), shown without quotes."""
+
+    __slots__ = ()
+
+
+def shorten(text: str) -> str:
+    """At most SHOWN_CHARS printable characters of the text, its start and its end."""
+    text = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text[: 4 * SHOWN_CHARS]) + (
+        text[4 * SHOWN_CHARS :]
+    )
+    if len(text) <= SHOWN_CHARS:
+        return text
+    tail = SHOWN_CHARS // 3
+    return f"{text[: SHOWN_CHARS - tail - 3]}...{text[-tail:]}"
+
+
+def either(choices: Sequence[object]) -> str:
+    """`a`, `b` or `c`; numbers without the backticks."""
+    words = [f"`{choice}`" if isinstance(choice, str) else show(choice) for choice in choices]
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+def nearest(word: str, names: Iterable[str]) -> str | None:
+    """The name that was probably meant, or None where none is near."""
+    if len(word) > NAME_CHARS:
+        return None
+    folded = {name.lower().replace("-", "_"): name for name in names}
+    match = difflib.get_close_matches(word.lower().replace("-", "_"), folded, n=1, cutoff=0.6)
+    return folded[match[0]] if match else None

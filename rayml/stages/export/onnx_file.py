@@ -1,0 +1,111 @@
+"""Writing and running the ONNX file: raw records in, `label` and `probabilities` out, dynamic batch, pinned opset."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+from torch import Tensor, nn
+
+from rayml.errors import StageError
+from rayml.ml import tasks
+from rayml.ml.models import Classifier
+from rayml.ml.schema import Schema
+
+
+class _WithProbabilities(nn.Module):
+    def __init__(self, model: Classifier) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, raw: Tensor) -> Tensor:
+        return tasks.probabilities(self.model(raw))
+
+
+def write_onnx(
+    model: Classifier, example: NDArray[Any], schema: Schema, opset: int, metadata: dict[str, Any], path: Path
+) -> None:
+    """Export a model with its preprocessing to one file. StageError where an operator has no ONNX form.
+
+    `example`: at least two raw records `[n, *shape]`; a batch of one would be taken for a constant.
+    """
+    graph = trace(_WithProbabilities(model).eval(), example, schema, opset)
+    add_label(graph, schema.classes)
+    graph.producer_name = "rayml"
+    graph.producer_version = str(metadata["rayml"])
+    helper.set_model_props(graph, {"rayml": json.dumps(metadata, sort_keys=True)})
+    onnx.checker.check_model(graph, full_check=True)
+    onnx.save_model(graph, path)
+
+
+def trace(module: nn.Module, example: NDArray[Any], schema: Schema, opset: int) -> onnx.ModelProto:
+    """The module as an ONNX model with one input, named as the feature, and one output, `probabilities`."""
+    records = torch.from_numpy(np.concatenate([example, example])[:2].copy())
+    with quiet():
+        try:
+            program = torch.onnx.export(
+                module,
+                (records,),
+                input_names=[schema.feature.name],
+                output_names=["probabilities"],
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+                opset_version=opset,
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+        except Exception as error:
+            raise StageError(
+                f"torch could not export the model: {str(error).strip().splitlines()[0]}",
+                where="export",
+                hint="the line names the operator or the branch on data that ONNX has no form for",
+            ) from error
+    assert program is not None, "torch.onnx.export with dynamo=True returns a program"
+    return program.model_proto
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the exporter's chatter off the screen; its failures are exceptions."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def add_label(model: onnx.ModelProto, classes: tuple[str, ...]) -> None:
+    """Add the output `label`, the name of the most probable class, so that no caller needs a table of names."""
+    graph = model.graph
+    names = helper.make_tensor("class_names", TensorProto.STRING, [len(classes)], [name.encode() for name in classes])
+    graph.initializer.append(names)
+    graph.node.append(helper.make_node("ArgMax", ["probabilities"], ["label_index"], axis=1, keepdims=0))
+    graph.node.append(helper.make_node("Gather", ["class_names", "label_index"], ["label"], axis=0))
+    batch = graph.output[0].type.tensor_type.shape.dim[0].dim_param or "batch"
+    graph.output.insert(0, helper.make_tensor_value_info("label", TensorProto.STRING, [batch]))
+
+
+def session_outputs(path: Path, feature: str, records: NDArray[Any]) -> tuple[list[str], NDArray[np.float32]]:
+    """Labels and probabilities by ONNX Runtime on the CPU, for raw records `[n, *shape]`."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    labels, probabilities = session.run(["label", "probabilities"], {feature: records})
+    return [str(label) for label in labels], probabilities

@@ -1,0 +1,126 @@
+"""The model behind an endpoint: one ONNX file with its schema, and the ONNX Runtime session that answers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ValidationError
+
+from rayml.errors import StageError
+from rayml.ml.schema import Schema
+
+MODEL_FILE = "model.onnx"
+LABEL, PROBABILITIES = "label", "probabilities"
+OUTPUTS = (LABEL, PROBABILITIES)
+_ONNX_TYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A loaded model. `infer` may be called from any thread."""
+
+    name: str
+    version: str
+    run: str
+    """The run that exported it."""
+    schema: Schema
+    session: Any
+    """An onnxruntime.InferenceSession."""
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row as a binary tensor."""
+        feature = self.schema.feature
+        return int(np.prod(feature.shape)) * np.dtype(feature.dtype).itemsize
+
+    def infer(self, rows: Array, outputs: tuple[str, ...] = OUTPUTS) -> list[Array]:
+        """The outputs by name, in the order asked for.
+
+        Args:
+            rows: `[n, *feature.shape]` in the feature's dtype, n >= 1.
+
+        Returns:
+            `label` as `[n]` str objects, `probabilities` as `[n, classes] float32`.
+        """
+        answer: list[Array] = self.session.run(outputs, {self.schema.feature.name: rows})
+        return answer
+
+
+def load_model(folder: Path, *, threads: int) -> ServedModel:
+    """Load `model.onnx` of an export artifact and run it once.
+
+    Args:
+        threads: what one inference may use at a time; the processors of the replica.
+
+    Raises:
+        StageError: the file is missing, damaged, or has another signature than its schema says.
+    """
+    path = folder / MODEL_FILE
+    session = _open_session(path, threads)
+    text = session.get_modelmeta().custom_metadata_map.get("rayml")
+    if text is None:
+        raise StageError(
+            "the model has no `rayml` metadata, so its classes and input are unknown",
+            where=str(path),
+            hint="serve a file that `rayml run` exported",
+        )
+    try:
+        document = json.loads(text)
+        model = ServedModel(
+            name=document["model"],
+            version=document["version"],
+            run=document["run"],
+            schema=Schema.model_validate(document["schema"]),
+            session=session,
+        )
+    except (ValueError, KeyError, TypeError, ValidationError) as error:
+        raise StageError(
+            f"the model's `rayml` metadata cannot be read: {error}", where=str(path), hint="export the model again"
+        ) from error
+    _check_signature(model, path)
+    model.infer(np.zeros((1, *model.schema.feature.shape), model.schema.feature.dtype))
+    return model
+
+
+def _open_session(path: Path, threads: int) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Spinning threads take the processors that the HTTP server and the other replicas need.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    if not path.is_file():
+        raise StageError("there is no model file", where=str(path), hint="export the model again")
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own classes share no base class but this one
+        raise StageError(
+            f"ONNX Runtime {onnxruntime.__version__} cannot load the model: {str(error).splitlines()[0]}",
+            where=str(path),
+            hint="`rayml verify` tells whether the file is still what was exported",
+        ) from error
+
+
+def _check_signature(model: ServedModel, path: Path) -> None:
+    """The tensors of the file are those of its schema."""
+    feature, classes = model.schema.feature, len(model.schema.classes)
+    inputs = {tensor.name: (tensor.type, tensor.shape[1:]) for tensor in model.session.get_inputs()}
+    expected = {feature.name: (_ONNX_TYPES[feature.dtype], list(feature.shape))}
+    if inputs != expected:
+        raise StageError(f"the model takes {inputs}, its schema says {expected}", where=str(path), hint="export again")
+    outputs = {tensor.name: (tensor.type, len(tensor.shape)) for tensor in model.session.get_outputs()}
+    wanted = {LABEL: ("tensor(string)", 1), PROBABILITIES: ("tensor(float)", 2)}
+    if outputs != wanted:
+        raise StageError(f"the model gives {outputs}, wanted {wanted}", where=str(path), hint="export again")
+    width = model.session.get_outputs()[[*outputs].index(PROBABILITIES)].shape[1]
+    if isinstance(width, int) and width != classes:
+        raise StageError(f"the model gives {width} probabilities for {classes} classes", where=str(path))
