@@ -1,4 +1,4 @@
-"""The manifest: what an artifact is, what it holds, and what it was made from. Its presence means that the step is whole."""
+"""The manifest: what an artifact is, holds, and was made from. Its presence means that the step is whole."""
 
 from __future__ import annotations
 

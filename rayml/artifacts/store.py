@@ -70,7 +70,7 @@ class Store(Protocol):
         ...
 
     def exclusive(self, kind: str, key: str, waiting: Callable[[], None]) -> AbstractContextManager[None]:
-        """Hold a key alone: two runs that want the same one do not both compute it. Calls `waiting` once if it has to."""
+        """Hold a key alone, so that two runs do not both compute it. Calls `waiting` once if it has to wait."""
         ...
 
     def artifacts(self) -> Iterator[Artifact]:

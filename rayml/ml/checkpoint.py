@@ -1,8 +1,8 @@
 """The only reader and writer of training checkpoints.
 
-A checkpoint is a folder of its own, never reused: `model.safetensors`, `optimizer.safetensors`, `state.json`, and last a
-`manifest.json` with the sha256 of each. A reader goes from the newest to the oldest and takes the first that is whole,
-so that a torn or damaged one costs some steps and never the run. Nothing is unpickled.
+A checkpoint is a folder of its own, never reused: `model.safetensors`, `optimizer.safetensors`, `state.json`, and last
+a `manifest.json` with the sha256 of each. A reader goes from the newest to the oldest and takes the first that is
+whole, so that a torn or damaged one costs some steps and never the run. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -84,7 +83,7 @@ def save_weights(folder: Path, weights: Mapping[str, Tensor]) -> None:
 
 def newest_checkpoint(root: Path) -> tuple[Checkpoint | None, list[str]]:
     """The newest whole checkpoint below `root`, and a sentence for each newer one that is not."""
-    warnings = []
+    warnings: list[str] = []
     for folder in sorted(root.glob("step-*"), key=_age, reverse=True):
         try:
             return read_checkpoint(folder), warnings
@@ -137,4 +136,3 @@ def _unflatten(tensors: dict[str, Tensor], rest: dict[str, Any]) -> dict[str, An
         state.setdefault(int(index), {})[name] = tensor
     groups = [{**group, "betas": tuple(group["betas"])} if "betas" in group else group for group in rest["groups"]]
     return {"state": state, "param_groups": groups}
-

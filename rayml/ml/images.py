@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 MAX_PIXELS = 2**26
@@ -52,8 +52,7 @@ def decode_image(data: bytes, height: int, width: int, channels: int) -> Pixels:
         try:
             opened.load()
             image: Image.Image = ImageOps.exif_transpose(opened)
-        # Pillow's decoders raise whatever the broken bytes lead them to: OSError, SyntaxError, struct.error, zlib.error.
-        except Exception as error:
+        except Exception as error:  # broken bytes raise anything: OSError, SyntaxError, struct.error, zlib.error
             raise ValueError(f"the image is damaged: {error}") from None
     return _to_array(_flatten(image), height, width, channels)
 
@@ -68,7 +67,7 @@ def resize_image(pixels: Pixels, height: int, width: int, channels: int) -> Pixe
 def _opened(data: bytes) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise ValueError(f"not an image; {', '.join(FORMATS[:-1])} and {FORMATS[-1]} are read") from None
     except Exception as error:  # as above: a broken header raises anything
         raise ValueError(f"the image is damaged: {error}") from None

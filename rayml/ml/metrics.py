@@ -76,7 +76,7 @@ def evaluate(
     sample = _Sample(labels, probabilities, predicted)
     values = sample.score(np.ones((sample.rows, 1)))
     drawn = _resample(sample, resamples, np.random.default_rng(seed))
-    metrics = {}
+    metrics: dict[str, Estimate] = {}
     for name in METRICS:
         value = float(values[name][0])
         if not np.isnan(value):

@@ -2,8 +2,8 @@
 
 The order of an epoch is a keyed permutation of the row numbers, computed position by position: a Feistel network
 (Luby and Rackoff, 1988) on the smallest power of two that holds all rows, walked until it lands on a row (Black and
-Rogaway, "Ciphers with Arbitrary Finite Domains", 2002). Nothing is stored, any position of any epoch is reached at once,
-and the order does not change with the version of a library's random generator.
+Rogaway, "Ciphers with Arbitrary Finite Domains", 2002). Nothing is stored, any position of any epoch is reached at
+once, and the order does not change with the version of a library's random generator.
 """
 
 from __future__ import annotations

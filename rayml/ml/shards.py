@@ -1,4 +1,4 @@
-"""Canonical shards: Arrow IPC files in a fixed row order, written once by the data stage and memory-mapped by every reader.
+"""Canonical shards: Arrow IPC files in a fixed row order, written once by the data stage and memory-mapped by readers.
 
 `train-00000.arrow`, `train-00001.arrow`, ... each hold one record batch of three columns: `sample_id` int64, `feature`
 (the canonical extension type arrow.fixed_shape_tensor, https://arrow.apache.org/docs/format/CanonicalExtensions.html)

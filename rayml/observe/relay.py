@@ -41,7 +41,7 @@ class Relay:
 
         self._ray = ray
         self._emit = emit
-        self._mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
+        self._mailbox: Any = ray.remote(num_cpus=0)(Mailbox).remote()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._pump, name="event-relay", daemon=True)
         self.sender = Sender(self._mailbox)

@@ -33,10 +33,10 @@ def build_plan(job: JobSpec, cluster: ClusterSpec, facts: Facts, job_file: str, 
     cluster_plan = ClusterPlan(cpus=facts.cpus, gpus=facts.gpus, object_store=resolve_object_store(cluster, facts))
     keys: dict[str, str] = {}
     steps = []
-    for stage in INPUTS:
+    for stage, names in INPUTS.items():
         if getattr(job, stage) is None:
             continue
-        step = build_step(stage, job, cluster_plan, facts, {name: keys[name] for name in INPUTS[stage]})
+        step = build_step(stage, job, cluster_plan, facts, {name: keys[name] for name in names})
         keys[stage] = step.key
         steps.append(step)
     return Plan(
@@ -183,6 +183,14 @@ def resolve_goal(metric: str, goal: str) -> str:
 def dump(section: Spec) -> dict[str, Any]:
     """A section as JSON values."""
     return section.model_dump(mode="json")
+
+
+def cut_after(plan: Plan, last: str) -> Plan:
+    """The plan up to and with one step. PlanError where it has no such step."""
+    names = [step.name for step in plan.steps]
+    if last not in names:
+        raise PlanError(f"{last} is not a step of this job", where="--to", hint=f"its steps: {', '.join(names)}")
+    return plan.model_copy(update={"steps": plan.steps[: names.index(last) + 1]})
 
 
 def user_stages(job: JobSpec) -> list[str]:

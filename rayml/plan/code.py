@@ -39,7 +39,7 @@ STAGE_CODE: dict[str, tuple[str, ...]] = {
 
 
 def code_digest(stage: str, user_code: Path | None) -> str:
-    """Hex sha256 over the names and bytes of the files that a stage runs, and of the user's folder where it runs that."""
+    """Hex sha256 over the names and bytes of the files that a stage runs, the user's folder with them where it does."""
     files = [path for entry in STAGE_CODE[stage] for path in _sources(PACKAGE / entry)]
     hasher = hashlib.sha256()
     for root, path in [(PACKAGE, path) for path in files] + [(user_code, path) for path in _user_sources(user_code)]:

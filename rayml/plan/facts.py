@@ -1,4 +1,4 @@
-"""What the plan has to know of the world: this machine, the data's fingerprint, the code. Gathered once, then plain values."""
+"""What the plan has to know of the world: this machine, the data's fingerprint, the code. Gathered once."""
 
 from __future__ import annotations
 

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+from rayml.spec.words import show
 
 Auto = Literal["auto"]
 """Resolved to a number by the plan, and shown there."""
 
 CODE_REFERENCE = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
 
-CodeReference = Annotated[str, Field(pattern=CODE_REFERENCE)]
-"""`module:attribute`, found in the job's `code:` folder. Imported only where the job runs, never by validate or plan."""
 
-_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|KiB|MiB|GiB)?\s*$")
+@dataclass(frozen=True)
+class Fits:
+    """Beside a type: what an error sentence says that fits there, in place of the type's own description."""
+
+    words: str
+
+
+CodeReference = Annotated[str, Field(pattern=CODE_REFERENCE), Fits("`module:function`")]
+"""`module:attribute` in the job's `code:` folder. Imported only where the job runs, never by validate or plan."""
+
+Text = Annotated[str, Field(min_length=1), Fits("text of at least one character")]
+
+_SIZE = re.compile(r"^\s*(\d{1,18}(?:\.\d{1,18})?)\s*(B|KB|MB|GB|KiB|MiB|GiB)?\s*$")
 _UNITS = {
     None: 1,
     "B": 1,
@@ -34,11 +47,20 @@ def parse_bytes(value: object) -> object:
         return value
     match = _SIZE.match(value)
     if match is None:
-        raise ValueError("not a size; write a number of bytes or a number with B, KB, MB, GB, KiB, MiB or GiB")
+        raise ValueError(f"{show(value)} is not a size; write a number with B, KB, MB, GB, KiB, MiB or GiB")
     return int(float(match[1]) * _UNITS[match[2]])
 
 
-Bytes = Annotated[int, BeforeValidator(parse_bytes, json_schema_input_type=int | str), Field(gt=0)]
+Bytes = Annotated[
+    int,
+    BeforeValidator(parse_bytes),
+    Field(gt=0),
+    Fits("a size such as `512MiB`"),
+    WithJsonSchema(
+        {"anyOf": [{"type": "integer", "exclusiveMinimum": 0}, {"type": "string", "pattern": _SIZE.pattern}]},
+        mode="validation",
+    ),
+]
 
 
 class Spec(BaseModel):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from rayml.spec.base import Auto, CodeReference, Spec
+from rayml.spec.base import Auto, CodeReference, Spec, Text
 
 
 class SklearnSource(Spec):
@@ -21,7 +21,7 @@ class ParquetSource(Spec):
     """Parquet files: one file, a folder or a glob."""
 
     kind: Literal["parquet"]
-    path: str
+    path: Text
     """Relative to the job file."""
 
 
@@ -29,7 +29,7 @@ class CsvSource(Spec):
     """CSV files with a header line: one file, a folder or a glob."""
 
     kind: Literal["csv"]
-    path: str
+    path: Text
     """Relative to the job file."""
 
 
@@ -37,7 +37,7 @@ class ImageFolderSource(Spec):
     """A folder with one sub-folder of images per class: `path/CLASS/file.png`."""
 
     kind: Literal["image_folder"]
-    path: str
+    path: Text
     """Relative to the job file."""
 
 
@@ -46,6 +46,7 @@ class CallableSource(Spec):
 
     kind: Literal["callable"]
     function: CodeReference
+    """Called where the job runs."""
     args: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the function."""
 
@@ -58,7 +59,7 @@ Source = Annotated[
 class ImageSpec(Spec):
     """What an image becomes before it is stored."""
 
-    size: tuple[int, int] | Auto = "auto"
+    size: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] | Auto = "auto"
     """Height and width in pixels. `auto` takes the size that all images share."""
     channels: Literal[1, 3] | Auto = "auto"
     """1 is gray, 3 is RGB. `auto` takes what the images have."""
@@ -68,8 +69,11 @@ class SplitSpec(Spec):
     """Shares of the rows. They sum to 1."""
 
     train: float = Field(default=0.8, gt=0, lt=1)
+    """What the model learns from."""
     val: float = Field(default=0.1, gt=0, lt=1)
+    """What the best checkpoint is chosen by."""
     test: float = Field(default=0.1, gt=0, lt=1)
+    """What the result is measured on, once."""
     stratify: Literal["label", "none"] = "label"
     """`label` keeps the share of each class equal in every split."""
 
@@ -85,11 +89,12 @@ class DataSpec(Spec):
     """From a source to canonical shards."""
 
     source: Source
-    label: str = "label"
+    """Where the rows come from."""
+    label: Text = "label"
     """The column that holds the class of a row."""
     image: ImageSpec = ImageSpec()
     """Used where rows hold images."""
-    columns: tuple[str, ...] | Auto = "auto"
+    columns: Annotated[tuple[Text, ...], Field(min_length=1)] | Auto = "auto"
     """The columns that the model sees, for tables. `auto` takes every column of numbers but the label."""
     normalize: Literal["standard", "minmax", "none"] = "standard"
     """Fitted on the training split only, and part of the exported model."""

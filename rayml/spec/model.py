@@ -31,6 +31,7 @@ class SmallCnn(Spec):
     width: int = Field(default=32, ge=4, le=1024, multiple_of=4)
     """Channels of the first convolution; the second has twice as many."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the activations that are set to 0 in each training step."""
 
 
 class Mlp(Spec):
@@ -40,6 +41,7 @@ class Mlp(Spec):
     hidden: tuple[Annotated[int, Field(gt=0)], ...] = (64, 64)
     """Units of each hidden layer."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the activations that are set to 0 in each training step."""
 
 
 class CallableModel(Spec):
@@ -47,6 +49,7 @@ class CallableModel(Spec):
 
     kind: Literal["callable"]
     function: CodeReference
+    """Called where the job runs."""
     args: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the function."""
 

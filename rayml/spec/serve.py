@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from rayml.spec.base import Auto, Bytes, Spec
+from rayml.spec.base import Auto, Bytes, Spec, Text
 from rayml.spec.export import ParitySpec
 
 
@@ -14,7 +14,9 @@ class ReplicasSpec(Spec):
     """Copies of the model that answer requests."""
 
     min: int = Field(default=1, ge=1)
+    """Copies that are there even without requests."""
     max: int = Field(default=1, ge=1)
+    """Most copies under load."""
 
     @model_validator(mode="after")
     def _ordered(self) -> ReplicasSpec:
@@ -27,7 +29,7 @@ class ServeSpec(Spec):
     """An HTTP endpoint on ONNX Runtime that speaks the Open Inference Protocol v2 and `POST /predict`."""
 
     replicas: ReplicasSpec = ReplicasSpec()
-    host: str = "127.0.0.1"
+    host: Text = "127.0.0.1"
     """The address that is listened on. `0.0.0.0` opens the endpoint to the network."""
     port: Annotated[int, Field(ge=1, le=65535)] | Auto = "auto"
     """`auto` asks the system for a free port when the endpoint starts."""

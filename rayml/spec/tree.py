@@ -28,33 +28,41 @@ MAX_DIGITS = 300
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml: 0.07 ms for jobs/digits.yaml, Python: 1.1 ms
 
-_INTEGER = re.compile(r"[-+]?(0|[1-9]\d*(_\d+)*)", re.ASCII)
-_FLOAT = re.compile(r"[-+]?(\.\d+|\d+(_\d+)*(\.\d*)?)([eE][-+]?\d+)?", re.ASCII)
+_INTEGER = re.compile(r"[-+]?(0|[1-9]\d*)", re.ASCII)
+_FLOAT = re.compile(r"[-+]?(\.\d+|\d+\.\d*|(0|[1-9]\d*)(?=[eE]))([eE][-+]?\d+)?", re.ASCII)
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _WORDS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _NULLS = {"null", "Null", "NULL", "~"}
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
+_AT_ERROR, _AT_OPENING = "problem_mark", "context_mark"
 _SYNTAX = (
-    ("mapping values are not allowed", 'a ":" too many, or a line indented further than its neighbours; put "" around a value that holds ": "'),  # noqa: E501
-    ("while scanning a quoted scalar", "a quote is opened and not closed"),
-    ("while parsing a flow", "a bracket is opened and not closed, or a comma is missing"),
-    ("could not find expected ':'", "neither `key: value` nor indented like its neighbours"),
-    ("while parsing a block", "not indented like its neighbours, or not `key: value`"),
-)  # fmt: skip
-"""What the parser says, and what a person can do with it. The first that matches is used."""
+    ("unknown escape", _AT_ERROR, "a `\\` in double quotes starts an escape such as `\\n`; use single quotes"),
+    ("scanning a quoted scalar", _AT_OPENING, "a quote is opened here and not closed"),
+    ("parsing a flow", _AT_OPENING, "a bracket is opened here and not closed, or a comma is missing"),
+    ("scanning a block scalar", _AT_ERROR, "text that starts with `>` or `|` needs quotes"),
+    ("sequence entries are not allowed", _AT_ERROR, "an entry of a list, `- value`, stands on a line of its own"),
+    ("scanning a simple key", _AT_OPENING, "neither `key: value` nor indented like its neighbours"),
+    (
+        "mapping values are not allowed",
+        _AT_ERROR,
+        "a `:` too many, wrong indentation, or no `:` in the line above; text that holds `: ` needs quotes",
+    ),
+    ("parsing a block", _AT_ERROR, "not indented like its neighbours, or not `key: value`"),
+)
+"""What the parser says, which of its two marks is meant, and what a person can do. The first that matches is used."""
 
 
 @dataclass
 class Node:
     """A value and the place where it was written."""
 
-    value: None | bool | int | float | str | dict[str, Node] | list[Node]
+    value: bool | int | float | str | dict[str, Node] | list[Node] | None
     file: str
     line: int | None
     """The line of the key for a value of a mapping. None in an override."""
     text: str = ""
-    """A scalar as it was typed."""
+    """A scalar as it was typed without quotes; empty for one in quotes."""
 
     def plain(self) -> Any:
         """The value as dict, list and scalars."""
@@ -74,9 +82,7 @@ def join(path: str, part: str | int) -> str:
     return f"{path}.{part}" if path else str(part)
 
 
-def parse_yaml(
-    text: str, file: str, *, path: str = "", numbered: bool = True
-) -> tuple[Node | None, list[Problem]]:
+def parse_yaml(text: str, file: str, *, path: str = "", numbered: bool = True) -> tuple[Node | None, list[Problem]]:
     """The tree of one YAML document, None where there is none, and what is wrong in it.
 
     Args:
@@ -88,7 +94,8 @@ def parse_yaml(
     composer = _Composer(file, numbered)
     try:
         composer.check_characters(text)
-        return composer.document(yaml.parse(text, Loader=_LOADER), path), composer.problems
+        events: Iterator[Any] = yaml.parse(text, Loader=_LOADER)
+        return composer.document(events, path), composer.problems
     except yaml.YAMLError as error:
         raise composer.fatal(*_syntax_sentence(error, text)) from None
 
@@ -119,11 +126,12 @@ class _Composer:
         self.events = events
         root = None
         for event in self.events:
+            line = event.start_mark.line
             if isinstance(event, yaml.DocumentStartEvent):
                 if root is not None:
-                    raise self.fatal(event.start_mark.line, "a second document starts here; a file holds one")
+                    raise self.fatal(line, "a second document starts here; a file holds one")
                 first = next(self.events)
-                if not (isinstance(first, yaml.ScalarEvent) and first.value == "" and first.implicit[0]):
+                if not _is_empty(first):
                     root = self.node(first, path, first.start_mark.line, 0)
         return root
 
@@ -134,7 +142,9 @@ class _Composer:
         if isinstance(event, yaml.AliasEvent):
             return self.alias(event, path, line, depth)
         if event.tag is not None:
-            sentence = f"the tag `{shorten(event.tag)}` is not read; write plain values"
+            sentence = (
+                f"the tag `{shorten(event.tag.replace('tag:yaml.org,2002:', '!!'))}` is not read; write plain values"
+            )
             self.problems.append(self.problem(line, path, sentence))
         if isinstance(event, yaml.ScalarEvent):
             node = self.scalar(event, path, line)
@@ -154,7 +164,9 @@ class _Composer:
     def alias(self, event: Any, path: str, line: int, depth: int) -> Node:
         node = self.anchors.get(event.anchor)
         if node is None:
-            what = f"no value before this one is named `&{shorten(event.anchor)}`; put text that starts with `*` in quotes"
+            what = (
+                f"no value before this one is named `&{shorten(event.anchor)}`; put text that starts with `*` in quotes"
+            )
             self.problems.append(self.problem(line, path, what))
             return self.at(line, None)
         values, height = _measure(node)
@@ -179,21 +191,23 @@ class _Composer:
         lines: dict[str, int] = {}
         while not isinstance(event := next(self.events), yaml.MappingEndEvent):
             line = event.start_mark.line
-            key = event.value if isinstance(event, yaml.ScalarEvent) else None
-            if key in (None, "", "<<"):
-                is_merge = key == "<<"
-                key_path = path
-                what = "merge keys (`<<`) are not read; write the fields out" if is_merge else "a key has to be one word"
+            key = event.value if isinstance(event, yaml.ScalarEvent) else ""
+            if key in ("", "<<"):
+                what = "merge keys (`<<`) are not read; write the fields out" if key else "a key has to be one word"
                 self.problems.append(self.problem(line, path, what))
-                if key is None:
-                    self.node(event, path, line, depth + 1)
+                self.node(event, path, line, depth + 1)
                 self.node(next(self.events), path, line, depth + 1)
                 continue
             key_path = join(path, shorten(key))
-            node = self.node(next(self.events), key_path, line, depth + 1)
+            event = next(self.events)
+            if ":" in key and _is_empty(event):
+                what = f"write `{shorten(key.replace(':', ': ', 1))}`, with a space after the `:`"
+                self.problems.append(self.problem(line, path, what))
+                continue
+            node = self.node(event, key_path, line, depth + 1)
             if key in entries:
-                what = f"written twice, first in line {lines[key] + 1}; keep one of them"
-                self.problems.append(self.problem(line, key_path, what))
+                first = f" in line {lines[key] + 1}" if self.numbered else ""
+                self.problems.append(self.problem(line, key_path, f"written twice, first{first}; keep one of them"))
             else:
                 entries[key], lines[key] = node, line
         return entries
@@ -205,6 +219,11 @@ class _Composer:
         return entries
 
 
+def _is_empty(event: Any) -> bool:
+    """Whether nothing stands where a value is expected."""
+    return isinstance(event, yaml.ScalarEvent) and event.value == "" and event.implicit[0]
+
+
 def _measure(node: Node) -> tuple[int, int]:
     """How many values a node holds, itself included, and how deep it is nested (0 for a scalar)."""
     if not isinstance(node.value, (dict, list)):
@@ -213,10 +232,12 @@ def _measure(node: Node) -> tuple[int, int]:
     return 1 + sum(values for values, _ in children), 1 + max((height for _, height in children), default=0)
 
 
-def resolve(text: str) -> None | bool | int | float | str:
+def resolve(text: str) -> bool | int | float | str | None:
     """What an unquoted scalar means. ValueError with a sentence where it is empty or not a finite number."""
     if text == "":
-        raise ValueError("nothing stands here; write a value, `{}` for a section as it is by default, or `null` for none")
+        raise ValueError(
+            "nothing stands here; write a value, `{}` for a section as it is by default, or `null` for none"
+        )
     if text in _WORDS:
         return _WORDS[text]
     if text in _NULLS:
@@ -228,28 +249,26 @@ def resolve(text: str) -> None | bool | int | float | str:
         return text
     if len(text) > MAX_DIGITS or not math.isfinite(float(text)):
         raise ValueError(f"{shorten(text)} is too large a number")
-    return int(text) if is_integer else _float_or_name(text)
-
-
-def _float_or_name(text: str) -> float | str:
-    """`007` is a name, as it would lose its zeros as a number; `00.5` and `1e-3` are numbers."""
-    return text if re.fullmatch(r"[-+]?0\d+", text) else float(text)
+    return int(text) if is_integer else float(text)
 
 
 def _syntax_sentence(error: yaml.YAMLError, text: str) -> tuple[int | None, str]:
     """The line, counted from 0, and what to do about it."""
-    mark = getattr(error, "problem_mark", None)
-    said = str(getattr(error, "problem", None) or error)
+    mark: Any = getattr(error, "problem_mark", None)
+    said = f"{getattr(error, 'context', None) or ''} {getattr(error, 'problem', None) or error}"
     if mark is None:
-        return None, f"not YAML: {shorten(said)}"
+        return None, f"not YAML: {shorten(said.strip())}"
     lines = text.split("\n")
     rest = lines[mark.line][mark.column :] if mark.line < len(lines) else ""
-    if rest.startswith("\t") or "tab" in said:
+    if rest.startswith("\t") or "a tab" in said:
         return mark.line, "a tab; YAML is indented with spaces"
     if "cannot start any token" in said and rest:
-        return mark.line, f"a value cannot start with `{rest[0]}`; put it in quotes"
-    heard = f"{getattr(error, 'context', None) or ''} {said}"
-    for phrase, sentence in _SYNTAX:
-        if phrase in heard:
-            return mark.line, sentence
-    return mark.line, f"not YAML: {shorten(said)}"
+        return mark.line, f"a value cannot start with {rest[0]}; put it in quotes"
+    if rest[:1] in ("]", "}") and "flow" not in said:
+        return mark.line, f"`{rest[0]}` closes nothing"
+    for phrase, which, sentence in _SYNTAX:
+        if phrase in said:
+            line = min((getattr(error, which, None) or mark).line, len(lines) - 1)
+            in_brackets = "flow" in said and "${env:" in lines[line]
+            return line, "inside brackets `${env:NAME}` needs quotes" if in_brackets else sentence
+    return min(mark.line, len(lines) - 1), f"not YAML: {shorten(said.strip())}"

@@ -24,20 +24,17 @@ class RawText(str):
 
 
 def shorten(text: str) -> str:
-    """At most SHOWN_CHARS printable characters of the text, its start and its end."""
-    text = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text[: 4 * SHOWN_CHARS]) + (
-        text[4 * SHOWN_CHARS :]
-    )
-    if len(text) <= SHOWN_CHARS:
-        return text
-    tail = SHOWN_CHARS // 3
-    return f"{text[: SHOWN_CHARS - tail - 3]}...{text[-tail:]}"
+    """The text with at most SHOWN_CHARS of its characters, its start and its end; on one line, nothing invisible."""
+    if len(text) > SHOWN_CHARS:
+        tail = SHOWN_CHARS // 3
+        text = f"{text[: SHOWN_CHARS - tail - 3]}...{text[-tail:]}"
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
-def either(choices: Sequence[object]) -> str:
+def listed(choices: Sequence[object], last: str = "or") -> str:
     """`a`, `b` or `c`; numbers without the backticks."""
     words = [f"`{choice}`" if isinstance(choice, str) else show(choice) for choice in choices]
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}"
 
 
 def nearest(word: str, names: Iterable[str]) -> str | None:

@@ -1,4 +1,4 @@
-"""What a stage is: `run(step, inputs, context) -> Outcome`. The files that it leaves in `context.out` are the artifact."""
+"""What a stage is: `run(step, inputs, context) -> Outcome`; the files it leaves in `context.out` are the artifact."""
 
 from __future__ import annotations
 

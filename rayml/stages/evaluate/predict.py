@@ -18,7 +18,7 @@ from rayml.ml.shards import ShardSet
 BATCH_ROWS = 256
 BATCH_BYTES = 16 * 2**20
 """A batch of large images is cut to this, so that memory does not follow the size of an image."""
-PROGRESS_INTERVAL_S = 0.5
+NOTE_INTERVAL_S = 10
 PROBABILITY_SLACK = 1e-3
 """How far the probabilities of a row may be from a sum of 1: float32, and models compressed to few bits."""
 
@@ -33,33 +33,30 @@ class Predictions:
     """`[rows, classes]`."""
 
 
-def predict(
-    model: Path, schema: Schema, rows: ShardSet, *, threads: int, progress: Callable[[int, int], None]
-) -> Predictions:
+def predict(model: Path, schema: Schema, rows: ShardSet, *, threads: int, note: Callable[[str], None]) -> Predictions:
     """Run a model file over every row.
 
     Args:
         model: an ONNX file with the schema's feature as its input, and `label [n] str` and
             `probabilities [n, classes] float32` as outputs.
         threads: processors that ONNX Runtime may use.
-        progress: told (batches done, batches in all), now and then.
+        note: told how far it is, now and then.
 
     Raises:
         StageError: the file cannot be run, or an answer is not one of the classes or not a probability.
     """
     session = open_session(model, schema, threads)
     size = max(1, min(BATCH_ROWS, BATCH_BYTES // row_bytes(schema)))
-    batches = -(-len(rows) // size)
     classes = np.empty(len(rows), dtype=np.int64)
     probabilities = np.empty((len(rows), len(schema.classes)), dtype=np.float32)
     told = time.monotonic()
-    for batch in range(batches):
-        part = slice(batch * size, min((batch + 1) * size, len(rows)))
-        features, _ = rows.gather(np.arange(part.start, part.stop))
+    for start in range(0, len(rows), size):
+        part = slice(start, min(start + size, len(rows)))
+        features, _ = rows.rows(part.start, part.stop)
         answers = answer(session, schema, features, model)
         classes[part], probabilities[part] = check(*answers, schema, rows.sample_ids[part], model)
-        if time.monotonic() - told > PROGRESS_INTERVAL_S:
-            progress(batch + 1, batches)
+        if time.monotonic() - told > NOTE_INTERVAL_S:
+            note(f"{part.stop:,} of {len(rows):,} rows predicted")
             told = time.monotonic()
     return Predictions(classes, probabilities)
 

@@ -14,7 +14,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rayml.errors import StageError
 from rayml.ml.metrics import Evaluation, evaluate
 from rayml.ml.schema import Schema
 from rayml.ml.shards import ShardSet, load_schema
@@ -33,19 +32,13 @@ def run(step: Step, inputs: Inputs, context: Context) -> Outcome:
     data, split = inputs["data"].path, step.config["split"]
     schema = load_schema(data)
     rows = ShardSet.open(data, split)
-    if len(rows) == 0:
-        raise StageError(
-            f"the {split} split holds no rows, so there is nothing to evaluate",
-            where="evaluate.split",
-            hint=f"give data.split.{split} a larger share of the rows",
-        )
     resources = step.resources
     predictions = predict(
         inputs["export"].path / MODEL_FILE,
         schema,
         rows,
         threads=resources.workers * resources.cpus_per_worker,
-        progress=lambda batch, batches: context.emit("progress", step=step.name, batch=batch, batches=batches),
+        note=lambda text: context.emit("note", text=text),
     )
     evaluation = evaluate(
         rows.labels,

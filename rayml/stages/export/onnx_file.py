@@ -94,7 +94,8 @@ def quiet() -> Iterator[None]:
 def add_label(model: onnx.ModelProto, classes: tuple[str, ...]) -> None:
     """Add the output `label`, the name of the most probable class, so that no caller needs a table of names."""
     graph = model.graph
-    names = helper.make_tensor("class_names", TensorProto.STRING, [len(classes)], [name.encode() for name in classes])
+    encoded: Any = [name.encode() for name in classes]
+    names = helper.make_tensor("class_names", TensorProto.STRING, [len(classes)], encoded)
     graph.initializer.append(names)
     graph.node.append(helper.make_node("ArgMax", ["probabilities"], ["label_index"], axis=1, keepdims=0))
     graph.node.append(helper.make_node("Gather", ["class_names", "label_index"], ["label"], axis=0))

@@ -42,7 +42,9 @@ def run(step: Step, inputs: Inputs, context: Context) -> Outcome:
     metrics["size_bytes"] = float(path.stat().st_size)
     facts = {
         "opset": step.config["opset"],
-        "inputs": [{"name": schema.feature.name, "datatype": schema.feature.dtype, "shape": [-1, *schema.feature.shape]}],
+        "inputs": [
+            {"name": schema.feature.name, "datatype": schema.feature.dtype, "shape": [-1, *schema.feature.shape]}
+        ],
         "outputs": [
             {"name": "label", "datatype": "string", "shape": [-1]},
             {"name": "probabilities", "datatype": "float32", "shape": [-1, len(schema.classes)]},

@@ -7,6 +7,7 @@ request that takes long to answer runs in a thread, so that health checks are an
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -40,6 +41,8 @@ from rayml.stages.serve.wire import (
     request_id,
     send_response,
 )
+
+log = logging.getLogger(__name__)
 
 EXTENSIONS = ("binary_tensor_data",)
 ECHOED = "rayml.request_id_echoed"
@@ -82,8 +85,14 @@ def create_app(model: ServedModel, *, key_hash: str | None, max_body: int, max_r
 
     async def answer(scope: Scope, headers: dict[bytes, bytes], receive: Receive) -> Response:
         route = routes.get(scope["path"])
-        if authorized is not None and (route is None or not route.open) and not authorized(headers.get(b"authorization")):
-            raise Refusal(401, "this endpoint asks for its key: Authorization: Bearer KEY", [(b"www-authenticate", b"Bearer")])
+        if (
+            authorized is not None
+            and (route is None or not route.open)
+            and not authorized(headers.get(b"authorization"))
+        ):
+            raise Refusal(
+                401, "this endpoint asks for its key: Authorization: Bearer KEY", [(b"www-authenticate", b"Bearer")]
+            )
         if route is None:
             raise _not_found(scope["path"], model)
         if scope["method"] not in route.methods:
@@ -114,6 +123,9 @@ def create_app(model: ServedModel, *, key_hash: str | None, max_body: int, max_r
             response = refuse(refusal)
         except Disconnected:
             return
+        except Exception:
+            log.exception("a request to %s failed inside rayml", scope["path"])
+            response = json_response({"error": "the endpoint failed; its log says why"}, 500)
         extra: Headers = named
         if ECHOED not in scope:
             extra = [*named, (b"x-request-id", request_id(headers) or secrets.token_hex(8).encode())]

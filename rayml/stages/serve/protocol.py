@@ -22,7 +22,7 @@ from rayml.stages.serve.tensors import (
     quote,
     to_binary,
 )
-from rayml.stages.serve.wire import JSON, Refusal, Request, Response, json_response, load_json
+from rayml.stages.serve.wire import Refusal, Request, Response, json_response, load_json
 
 HEADER_LENGTH = b"inference-header-content-length"
 _DIGITS = re.compile(rb"[0-9]{1,18}")
@@ -88,7 +88,9 @@ def check_answer(wanted: list[Wanted], values: list[Array]) -> None:
     for output, value in zip(wanted, values, strict=True):
         if output.name == PROBABILITIES and not np.isfinite(value).all():
             row = int(np.argwhere(~np.isfinite(value))[0][0])
-            raise Refusal(400, f"row {row}: the model has no finite answer; a value is far outside what it was trained on")
+            raise Refusal(
+                400, f"row {row}: the model has no finite answer; a value is far outside what it was trained on"
+            )
 
 
 def _split(request: Request) -> tuple[dict[str, Any] | None, memoryview]:

@@ -1,4 +1,4 @@
-"""`POST /predict`: raw records as people have them (JSON, an image file, a form with one file) to labels with probabilities."""
+"""`POST /predict`: raw records as people have them (JSON, an image file, a form with one file) to typed answers."""
 
 from __future__ import annotations
 

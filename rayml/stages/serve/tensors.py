@@ -21,7 +21,8 @@ DATATYPES = {"bool": "BOOL", "uint8": "UINT8", "float32": "FP32", "str": "BYTES"
 """numpy name to the protocol's name, for what rayml's models take and give."""
 
 KNOWN_DATATYPES = frozenset(
-    "BOOL UINT8 UINT16 UINT32 UINT64 INT8 INT16 INT32 INT64 FP16 BF16 FP32 FP64 BYTES".split()
+    ["BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64"]
+    + ["FP16", "BF16", "FP32", "FP64", "BYTES"]
 )
 
 _MAX_DIMENSIONS = 8

@@ -1,4 +1,4 @@
-"""Requests and responses as values, and how they come from and go to ASGI. Everything that a client did wrong is a Refusal."""
+"""Requests and responses as values, and how they come from and go to ASGI. What a client did wrong is a Refusal."""
 
 from __future__ import annotations
 
@@ -148,7 +148,9 @@ def decompress(encoding: bytes, body: bytes, max_body: int) -> bytes:
     if name in (b"", b"identity"):
         return body
     if name not in (b"gzip", b"x-gzip", b"deflate"):
-        raise Refusal(415, "Content-Encoding is none of gzip, deflate and identity", [(b"accept-encoding", b"gzip, deflate")])
+        raise Refusal(
+            415, "Content-Encoding is none of gzip, deflate and identity", [(b"accept-encoding", b"gzip, deflate")]
+        )
     inflater = zlib.decompressobj(zlib.MAX_WBITS if name == b"deflate" else zlib.MAX_WBITS | 16)
     try:
         plain = inflater.decompress(body, max_body + 1)
@@ -162,12 +164,14 @@ def decompress(encoding: bytes, body: bytes, max_body: int) -> bytes:
 
 
 def request_id(headers: dict[bytes, bytes]) -> bytes | None:
-    """The client's X-Request-Id where it is harmless in a log and a header: at most 64 of letters, digits and `._:-`."""
+    """The client's X-Request-Id where it is harmless in a log: at most 64 of letters, digits and `._:-`."""
     given = headers.get(b"x-request-id")
     return given if given is not None and _REQUEST_ID.fullmatch(given) else None
 
 
 async def send_response(send: Send, response: Response, extra: Headers) -> None:
     length = (b"content-length", b"%d" % len(response.body))
-    await send({"type": "http.response.start", "status": response.status, "headers": [*response.headers, length, *extra]})
+    await send(
+        {"type": "http.response.start", "status": response.status, "headers": [*response.headers, length, *extra]}
+    )
     await send({"type": "http.response.body", "body": response.body})

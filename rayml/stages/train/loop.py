@@ -186,7 +186,7 @@ def train_step(
     torch.manual_seed(seed)
     optimizer.zero_grad(set_to_none=True)
     loss = tasks.loss_sum(model(features), labels)
-    (loss * scale).backward()
+    (loss * scale).backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     return loss.detach()
 

@@ -27,7 +27,7 @@ LOST_PEER = re.compile(r"gloo|NCCL|Connection (closed|reset|refused)|Broken pipe
 
 
 def run(step: Step, inputs: Inputs, context: Context) -> Outcome:
-    """Train on the canonical shards. Leaves the best weights, the last checkpoint, the model's description, the history."""
+    """Train on the canonical shards; leave the best weights, the last checkpoint, the model's description, the history."""
     checkpoints = context.work / "checkpoints"
     checkpoints.mkdir(exist_ok=True)
     fit(step, inputs["data"].path, checkpoints, context)
@@ -133,7 +133,9 @@ def explain(error: Exception, context: Context) -> RaymlError:
         if isinstance(cause, RaymlError):
             return cause
     if not causes:
-        return WorkerLost(f"Ray Train ended the workers: {error}", where="train", hint="see driver.log in the run folder")
+        return WorkerLost(
+            f"Ray Train ended the workers: {error}", where="train", hint="see driver.log in the run folder"
+        )
     rank, cause = min(causes.items(), key=lambda item: (is_lost(item[1]) and not is_death(item[1]), item[0]))
     kind = WorkerLost if all(is_lost(cause) for cause in causes.values()) else StageError
     first_line = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__

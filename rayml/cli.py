@@ -1,0 +1,276 @@
+"""The command line: parse, call one function, print. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from rayml.observe.runs import Home
+    from rayml.plan.plan import Plan
+    from rayml.spec.job import JobSpec
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="One job file becomes a trained, evaluated and served model on a Ray cluster.",
+)
+
+JobFile = Annotated[Path, typer.Argument(help="The job file.", show_default=False)]
+Overrides = Annotated[list[str], typer.Option("--set", metavar="A.B=C", help="Set a key of the job file.")]
+ClusterFile = Annotated[Path | None, typer.Option("--cluster", help="The cluster file; this machine if left out.")]
+HomeFolder = Annotated[
+    Path, typer.Option("--home", envvar="RAYML_HOME", help="Where runs and artifacts are kept.", show_default=True)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document to standard output.")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, the beginning of it, or a job's name.")]
+
+DEFAULT_HOME = Path(".rayml")
+NO_OVERRIDES: list[str] = []
+EXIT_INTERRUPTED = 130
+
+
+def main() -> None:
+    """The entry point: a RaymlError becomes its sentence and its exit code."""
+    from rayml.errors import RaymlError
+
+    try:
+        app()
+    except RaymlError as error:
+        print_error(error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        sys.exit(0)
+
+
+@app.command()
+def validate(
+    job: JobFile, overrides: Overrides = NO_OVERRIDES, cluster: ClusterFile = None, as_json: AsJson = False
+) -> None:
+    """Check a job file: every error at once, as file:line: path: what is wrong, what fits."""
+    from rayml.spec.load import load_cluster, load_job
+
+    spec = load_job(job, overrides)
+    load_cluster(cluster)
+    if as_json:
+        print_json({"job": spec.name, "valid": True})
+    else:
+        say(f"{job}: a valid job, {' -> '.join(stages_of(spec))}")
+
+
+@app.command()
+def schema(kind: Annotated[str, typer.Argument(help="job or cluster")] = "job") -> None:
+    """Print the JSON Schema of job files (or cluster files), for editors."""
+    from rayml.errors import RaymlError
+    from rayml.spec.schema import cluster_schema, job_schema
+
+    schemas = {"job": job_schema, "cluster": cluster_schema}
+    if kind not in schemas:
+        raise type("UsageError", (RaymlError,), {"exit_code": 2})(f"{kind} is neither job nor cluster")
+    print_json(schemas[kind]())
+
+
+@app.command()
+def plan(
+    job: JobFile,
+    overrides: Overrides = NO_OVERRIDES,
+    cluster: ClusterFile = None,
+    home: HomeFolder = DEFAULT_HOME,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a run would do: every "auto" as a number, what is cached, why the rest runs."""
+    from rayml.plan.render import plan_json, print_plan
+    from rayml.plan.show import forecast
+
+    resolved, store, previous = resolve(job, overrides, cluster, home)
+    planned = forecast(resolved, store, previous)
+    if as_json:
+        print_json(plan_json(resolved, planned))
+    else:
+        print_plan(console(), resolved, planned)
+
+
+@app.command()
+def run(
+    job: JobFile,
+    overrides: Overrides = NO_OVERRIDES,
+    cluster: ClusterFile = None,
+    to: Annotated[str | None, typer.Option("--to", metavar="STEP", help="Stop after this step.")] = None,
+    home: HomeFolder = DEFAULT_HOME,
+    as_json: AsJson = False,
+) -> None:
+    """Run a job on this machine. Steps that are there already are not run again."""
+    from rayml.observe.runs import Home
+    from rayml.plan.show import forecast
+    from rayml.run.launch import launch
+
+    resolved, store, previous = resolve(job, overrides, cluster, home, to)
+    planned = forecast(resolved, store, previous)
+    result, error = launch(resolved, planned, Home(home), console(stderr=as_json))
+    if as_json:
+        print_json(result)
+    if error is not None:
+        print_error(error)
+    if result["status"] == "interrupted":
+        say(f"stopped; nothing is left running. To go on after the last finished step: {go_on()}", error=True)
+    raise typer.Exit(result["exit_code"])
+
+
+@app.command()
+def diff(before: RunName, after: RunName, home: HomeFolder = DEFAULT_HOME, as_json: AsJson = False) -> None:
+    """Say which key made two runs differ."""
+    from rayml.observe.runs import Home
+    from rayml.plan.diff import diff_plans
+
+    runs = Home(home)
+    first, second = runs.find_run(before), runs.find_run(after)
+    changes = diff_plans(first.plan(), second.plan())
+    if as_json:
+        changed = [change.model_dump() for change in changes]
+        print_json({"before": first.id, "after": second.id, "changes": changed})
+    elif not changes:
+        say(f"{first.id} and {second.id} do the same work")
+    else:
+        for change in changes:
+            say(str(change))
+
+
+@app.command()
+def verify(
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run; every artifact if left out.")] = None,
+    home: HomeFolder = DEFAULT_HOME,
+    as_json: AsJson = False,
+) -> None:
+    """Read every file of a run's artifacts again and check its sha256 and its lineage."""
+    from rayml.artifacts.store import LocalStore
+    from rayml.errors import GateError
+    from rayml.observe.runs import Home
+    from rayml.run.verify import verify_all, verify_run
+
+    folders = Home(home)
+    store = LocalStore(folders.artifacts)
+    checked, faults = verify_all(store) if run is None else verify_run(folders.find_run(run), store)
+    if as_json:
+        print_json({"artifacts": checked, "faults": [vars(fault) for fault in faults]})
+    elif not faults:
+        say(f"{checked} artifacts: every file is as it was written, every link of the lineage is there")
+    if faults:
+        sentences = "\n".join(f"{fault.artifact}: {fault.file} {fault.what}" for fault in faults)
+        raise GateError(sentences, hint="remove that artifact's folder and run the job again: it will be made anew")
+
+
+@app.command()
+def report(run: RunName, home: HomeFolder = DEFAULT_HOME) -> None:
+    """Write a run's report: one self-contained HTML file, and the same as JSON."""
+    from rayml.artifacts.store import LocalStore
+    from rayml.observe.runs import Home
+    from rayml.report.write import write_report
+
+    folders = Home(home)
+    say(str(write_report(folders.find_run(run).path, LocalStore(folders.artifacts))))
+
+
+@app.command()
+def serve(
+    run: RunName,
+    port: Annotated[int | None, typer.Option(help="The port; a free one if left out.")] = None,
+    host: Annotated[str | None, typer.Option(help="The address to listen on; the job file's if left out.")] = None,
+    home: HomeFolder = DEFAULT_HOME,
+) -> None:
+    """Serve a run's exported model until Ctrl-C."""
+    from rayml.observe.runs import Home
+    from rayml.run.serving import serve_run
+
+    serve_run(Home(home), run, host, port, console())
+
+
+@app.command()
+def predict(
+    target: Annotated[str, typer.Argument(metavar="URL|RUN", help="An endpoint, or the run that it serves.")],
+    file: Annotated[Path, typer.Argument(help="An image, a .json file of records, or a .csv file.")],
+    key: Annotated[str | None, typer.Option(envvar="RAYML_KEY", help="The endpoint's bearer key, for a URL.")] = None,
+    home: HomeFolder = DEFAULT_HOME,
+    as_json: AsJson = False,
+) -> None:
+    """Ask an endpoint for a prediction."""
+    from rayml.observe.runs import Home
+    from rayml.run.serving import ask
+
+    answer = ask(Home(home), target, key, file)
+    if as_json:
+        print_json(answer)
+    else:
+        for prediction in answer["predictions"]:
+            say(f"{prediction['label']}  {prediction['probability']:.4f}")
+
+
+def resolve(
+    job: Path, overrides: list[str], cluster: Path | None, home: Path, to: str | None = None
+) -> tuple[Plan, Any, Plan | None]:
+    """Load, check and plan: the plan, the store, and the plan of this job's last run."""
+    from rayml.artifacts.store import LocalStore
+    from rayml.observe.runs import Home
+    from rayml.plan.build import build_plan, cut_after
+    from rayml.plan.facts import gather_facts
+    from rayml.spec.load import load_cluster, load_job
+
+    spec, cluster_spec = load_job(job, overrides), load_cluster(cluster)
+    base = job.absolute().parent
+    resolved = build_plan(spec, cluster_spec, gather_facts(spec, cluster_spec, base), str(job), base)
+    if to is not None:
+        resolved = cut_after(resolved, to)
+    folders: Home = Home(home)
+    return resolved, LocalStore(folders.artifacts), folders.latest_plan(spec.name)
+
+
+def stages_of(job: JobSpec) -> list[str]:
+    """The steps of a job, in order."""
+    from rayml.spec.job import STAGES
+
+    return [stage for stage in STAGES if getattr(job, stage) is not None]
+
+
+def console(stderr: bool = False) -> Console:
+    """Where people read."""
+    from rich.console import Console
+
+    return Console(stderr=stderr)
+
+
+def say(text: str, error: bool = False) -> None:
+    """One line for a person."""
+    typer.echo(text, err=error)
+
+
+def print_json(document: Any) -> None:
+    """The one JSON document of a command, to standard output."""
+    typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def print_error(error: Exception) -> None:
+    """An error's sentence, to standard error."""
+    from rayml.errors import SpecError
+
+    typer.echo(str(error) if isinstance(error, SpecError) else f"error: {error}", err=True)
+
+
+def go_on() -> str:
+    """The command that was typed."""
+    import shlex
+
+    return shlex.join(["rayml", *sys.argv[1:]])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""The plan for people and for programs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rayml.plan.plan import Plan
+from rayml.plan.show import Forecast
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def plan_json(plan: Plan, planned: Forecast) -> dict[str, Any]:
+    """Plan and forecast as one document."""
+    return {
+        "job": plan.job,
+        "seed": plan.seed,
+        "rayml": plan.rayml,
+        "cluster": plan.cluster.model_dump(),
+        "from_data": planned.resolved,
+        "steps": [step.model_dump() for step in planned.steps],
+        "will_run": [step.name for step in planned.work],
+    }
+
+
+def print_plan(console: Console, plan: Plan, planned: Forecast) -> None:
+    """The table of steps, what each resolved to, and what the data says."""
+    from rich.table import Table
+    from rich.text import Text
+
+    cluster = plan.cluster
+    console.print(
+        Text.assemble(
+            (plan.job, "bold"),
+            f"  seed {plan.seed}, on {cluster.cpus} CPUs, {cluster.gpus} GPUs, "
+            f"{cluster.object_store / 2**20:,.0f} MiB object store",
+        )
+    )
+    if plan.code:
+        console.print(f"runs your code from {plan.code}", highlight=False, soft_wrap=True)
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    for column in ("step", "resources", "status", "why", "estimate", "key"):
+        table.add_column(column, no_wrap=column != "why")
+    for step in planned.steps:
+        color = "blue" if step.status == "cached" else "yellow"
+        status = Text(step.status, style=color)
+        table.add_row(step.name, step.resources, status, Text(step.reason), estimate(step.estimate_s), step.key[:12])
+    console.print(table)
+    console.print(Text("resolved", style="dim"))
+    for path, value in resolved_values(planned):
+        console.print(f"  {path} = {value}", highlight=False, markup=False, soft_wrap=True)
+    console.print(summary(planned))
+
+
+def estimate(seconds: float | None) -> str:
+    """Seconds as a person reads them."""
+    if seconds is None:
+        return "not known yet"
+    return f"{seconds:.1f} s" if seconds else "0"
+
+
+def resolved_values(planned: Forecast) -> list[tuple[str, Any]]:
+    """Every leaf of every step's configuration, and what only the data says."""
+    leaves = [leaf for step in planned.steps for leaf in walk(step.name, {**step.config, **step.policy})]
+    return [*leaves, *((f"data -> {name}", value) for name, value in planned.resolved.items())]
+
+
+def walk(path: str, value: Any) -> list[tuple[str, Any]]:
+    """The leaves below a value, each with its path."""
+    if isinstance(value, dict) and value:
+        return [leaf for key, inner in value.items() for leaf in walk(f"{path}.{key}", inner)]
+    return [(path, value)]
+
+
+def summary(planned: Forecast) -> str:
+    """One sentence: what a run would do, and how long that takes as far as is known."""
+    work = planned.work
+    if not work:
+        return "nothing to run: every step is there"
+    known = [step.estimate_s for step in work if step.estimate_s is not None]
+    names = ", ".join(step.name for step in work)
+    time = f"about {sum(known):.0f} s" if len(known) == len(work) else "time not known before the first run"
+    return f"would run {names}: {time}"

@@ -1,0 +1,230 @@
+"""What each section of the page shows, worked out from the record: shares, positions and sentences, no HTML."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from rayml.report import svg, words
+from rayml.report.record import Record
+
+TABLE_CLASSES = 40
+"""A confusion matrix of more classes than this is drawn as a map."""
+ROOMY_CLASSES = 12
+CONFUSED_PAIRS = 8
+
+_IMAGE = re.compile(r"^data:image/png;base64,[A-Za-z0-9+/]+={0,2}$")
+
+
+def absence(record: Record, stage: str) -> str:
+    """Why there is nothing of a stage."""
+    step = find_step(record, stage)
+    if step is None:
+        return f"The job has no {stage} section."
+    return {
+        "not reached": f"The run did not reach {stage}.",
+        "failed": f"{stage} failed, so there is nothing to show.",
+        "interrupted": f"The run stopped in {stage}.",
+    }.get(step["status"], f"{stage} left nothing of this kind.")
+
+
+def find_step(record: Record, name: str) -> Record | None:
+    """A step of the record, where the job has it."""
+    return next((step for step in record["steps"] if step["name"] == name), None)
+
+
+def metrics_of(record: Record, name: str) -> Mapping[str, float]:
+    """Metrics of a step's artifact; empty where there is none."""
+    step = find_step(record, name)
+    return step["artifact"]["metrics"] if step and step["artifact"] else {}
+
+
+def tiles(record: Record) -> list[tuple[str, str, str]]:
+    """The few numbers that people look for first: (name, value, remark)."""
+    train, export, serve = (metrics_of(record, name) for name in ("train", "export", "serve"))
+    found = []
+    if "size_bytes" in export:
+        found.append(("Model file", words.size(export["size_bytes"]), "ONNX, preprocessing inside"))
+    if "parity_max_abs_diff" in serve:
+        found.append(("Checkpoint to endpoint", words.power(serve["parity_max_abs_diff"]), "largest difference"))
+    if "latency_p50_ms" in serve:
+        p99 = serve.get("latency_p99_ms")
+        found.append(("Latency, p50", f"{serve['latency_p50_ms']:.1f} ms", f"p99 {p99:.1f} ms" if p99 else ""))
+    if "samples_per_s" in train:
+        found.append(("Training", f"{train['samples_per_s']:,.0f} /s", "samples in the epochs"))
+    found.append(("Run time", words.duration(record["run"]["seconds"]), words.count(len(record["steps"]), "step")))
+    return found
+
+
+def strips(record: Record) -> dict[str, Any] | None:
+    """Every metric with its interval and its gate, as positions in percent of one common scale."""
+    evaluation = record["evaluation"]
+    if not evaluation:
+        return None
+    gates = {gate["metric"]: gate for gate in record["gates"] if gate["step"] == "evaluate"}
+    limits = {name: float(gate["bound"].lstrip("<>= ")) for name, gate in gates.items()}
+    metrics = evaluation["metrics"]
+    lowest = min([estimate["low"] for estimate in metrics.values()] + [limit for limit in limits.values() if limit >= 0])
+    start = max(0.0, math.floor((lowest - 0.02) * 20) / 20)
+
+    def place(value: float) -> float:
+        return round(100 * (min(max(value, start), 1.0) - start) / (1 - start), 2)
+
+    rows = [
+        {
+            "name": words.metric_name(name),
+            **estimate,
+            "at": place(estimate["value"]),
+            "from": place(estimate["low"]),
+            "wide": round(place(estimate["high"]) - place(estimate["low"]), 2),
+            "gate": gates.get(name),
+            "limit": place(limits[name]) if name in limits else None,
+        }
+        for name, estimate in metrics.items()
+    ]
+    return {"start": start, "rows": rows}
+
+
+def charts(record: Record) -> list[Markup]:
+    """Loss and accuracy over the epochs."""
+    training = record["training"]
+    if not training:
+        return []
+    history, best = training["history"], training["best"]
+    losses = [_line(history, "train", "train/loss", "a"), _line(history, "val", "val/loss", "b")]
+    accuracies = [_line(history, "val", "val/accuracy", "b")]
+    drawn = []
+    for name, lines, zero in (("Loss", losses, True), ("Accuracy", accuracies, False)):
+        shown = [line for line in lines if line.points]
+        if shown:
+            drawn.append(svg.line_chart(f"{name} per epoch", shown, zero=zero, mark=_mark(best, lines, name)))
+    return drawn
+
+
+def _line(history: Sequence[Record], name: str, key: str, style: str) -> svg.Line:
+    return svg.Line(name, style, [(row["epoch"], row[key]) for row in history if row.get(key) is not None])
+
+
+def _mark(best: Record | None, lines: Sequence[svg.Line], chart: str) -> svg.Mark | None:
+    """The best epoch, with a dot in the chart that it was chosen by."""
+    if best is None:
+        return None
+    chosen = best["metric"].endswith(chart.lower())
+    return svg.Mark(best["epoch"], best["value"] if chosen else None, f"best: epoch {best['epoch']}")
+
+
+def confusion(record: Record) -> dict[str, Any] | None:
+    """The matrix as a table of shaded cells, or as a drawing, and the pairs that are confused most."""
+    evaluation = record["evaluation"]
+    if not evaluation:
+        return None
+    classes, matrix = evaluation["classes"], evaluation["confusion"]
+    large = len(classes) > TABLE_CLASSES
+    return {
+        "classes": classes,
+        "roomy": len(classes) <= ROOMY_CLASSES,
+        "narrow": max(len(name) for name in classes) <= 3,
+        "rows": [] if large else [_cells(row, counts) for row, counts in enumerate(matrix)],
+        "map": svg.confusion_map(classes, matrix) if large else None,
+        "pairs": _confused(classes, matrix),
+    }
+
+
+def _cells(row: int, counts: Sequence[int]) -> list[dict[str, Any]]:
+    """Shade and kind of each cell; a single mistake is still seen, however many rows the class has."""
+    total = sum(counts) or 1
+    cells = []
+    for column, count in enumerate(counts):
+        kind = "zero" if count == 0 else "hit" if column == row else "miss"
+        shade = 0 if count == 0 else round(max(100 * count / total, 18))
+        cells.append({"count": count, "kind": kind, "shade": shade, "strong": shade >= 55})
+    return cells
+
+
+def _confused(classes: Sequence[str], matrix: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
+    pairs = [
+        {"label": classes[row], "predicted": classes[column], "count": count, "rows": sum(counts)}
+        for row, counts in enumerate(matrix)
+        for column, count in enumerate(counts)
+        if count and row != column
+    ]
+    return sorted(pairs, key=lambda pair: -pair["count"])[:CONFUSED_PAIRS]
+
+
+def samples(record: Record) -> list[tuple[str, list[Record]]]:
+    """Wrong answers and right ones under a heading each. A picture that is not a PNG data URI is left out."""
+    found = (record["evaluation"] or {}).get("samples", [])
+    shown = [{**sample, "image": _picture(sample.get("image"))} for sample in found]
+    wrong = [sample for sample in shown if sample["label"] != sample["predicted"]]
+    right = [sample for sample in shown if sample["label"] == sample["predicted"]]
+    return [("Most wrong", wrong), ("Most certain and right", right)]
+
+
+def _picture(uri: Any) -> Markup | None:
+    return Markup(uri) if isinstance(uri, str) and _IMAGE.match(uri) else None  # noqa: S704  matched in full above
+
+
+def balance(record: Record) -> dict[str, Any] | None:
+    """Rows per split and per class, with shares for the bars."""
+    facts = record["data"] or {}
+    counts: dict[str, list[int]] = facts.get("class_counts") or {}
+    if not counts:
+        return None
+    splits = {split: sum(rows) for split, rows in counts.items()}
+    rows = [
+        {"class": name, "counts": [counts[split][index] for split in counts], "total": sum(row[index] for row in counts.values())}
+        for index, name in enumerate(facts["classes"])
+    ]
+    largest = max(row["total"] for row in rows) or 1
+    for row in rows:
+        row["shares"] = [round(100 * count / largest, 2) for count in row["counts"]]
+    return {"splits": splits, "total": sum(splits.values()), "rows": rows}
+
+
+def waterfall(record: Record) -> dict[str, Any] | None:
+    """When each step ran, as positions in percent of the whole run."""
+    run, span = record["run"], 0.0
+    if run["started"] is not None:
+        span = max(run["ended"] - run["started"], 1e-3)
+    if not span:
+        return None
+    rows = []
+    for step in record["steps"]:
+        placed = step["started"] is not None
+        begin = 100 * (step["started"] - run["started"]) / span if placed else 0
+        wide = 100 * (step["ended"] - step["started"]) / span if placed else 0
+        rows.append({**step, "placed": placed, "from": round(begin, 2), "wide": round(wide, 2), "text": _took(record, step)})
+    ticks = [tick for tick in svg.nice_ticks(0, span) if tick <= span]
+    return {"rows": rows, "ticks": [(round(100 * tick / span, 2), words.duration(tick) if tick else "0") for tick in ticks]}
+
+
+def _took(record: Record, step: Record) -> str:
+    if step["status"] == "cached":
+        made = step["artifact"]["seconds"] if step["artifact"] else None
+        return f"cached; took {words.duration(made)} when it was made"
+    if step["status"] == "not reached":
+        return "not reached"
+    seconds = step["seconds"] if step["seconds"] is not None else step["ended"] - step["started"]
+    text = words.duration(seconds)
+    if step["name"] == "train" and record["training"] and step["status"] == "done":
+        inside = sum(row.get("seconds") or 0 for row in record["training"]["history"])
+        text += f", of which {words.duration(inside)} in epochs"
+    if step["attempts"] > 1:
+        text += f", {step['attempts']} attempts"
+    return text if step["status"] == "done" else f"{step['status']} after {text}"
+
+
+def environment(record: Record) -> list[tuple[str, str]]:
+    """Name and value where all steps agree; where they do not, which step was made with what."""
+    by_name: dict[str, dict[str, list[str]]] = {}
+    for step, values in record["environment"].items():
+        for name, value in values.items():
+            by_name.setdefault(name, {}).setdefault(value, []).append(step)
+    return [
+        (name, next(iter(values)) if len(values) == 1 else "; ".join(f"{v} ({', '.join(s)})" for v, s in values.items()))
+        for name, values in by_name.items()
+    ]

@@ -1,0 +1,128 @@
+"""Numbers, times and sizes as a person reads them."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from typing import Any
+
+MISSING = "–"
+VALUE_CHARS = 300
+"""A longer value in a table of settings is cut; the JSON record has it whole."""
+
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_COMPARISONS = {">=": "≥", "<=": "≤"}
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """Up to so many digits after the point; a power of ten where that would show nothing."""
+    if value is None:
+        return MISSING
+    if value == 0:
+        return "0"
+    if float(value).is_integer() and abs(value) < 1e15:
+        return f"{value:,.0f}"
+    if abs(value) < 10**-digits * 5 or abs(value) >= 1e7:
+        return power(value)
+    return f"{value:,.{digits}f}"
+
+
+def power(value: float | None) -> str:
+    """`1.2 × 10⁻⁷`; 0 stays 0."""
+    if value is None:
+        return MISSING
+    if value == 0:
+        return "0"
+    exponent = math.floor(math.log10(abs(value)))
+    mantissa = f"{value / 10.0**exponent:.1f}"
+    if mantissa in ("10.0", "-10.0"):
+        mantissa, exponent = mantissa.replace("10.0", "1.0"), exponent + 1
+    tens = f"10{str(exponent).translate(_SUPERSCRIPTS)}"
+    return tens if mantissa == "1.0" else f"{mantissa.removesuffix('.0')} × {tens}"
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """`98.3 %`; exactly 0 and 1 have no digits, and nothing else is rounded to look like them."""
+    if share is None:
+        return MISSING
+    if share in (0, 1):
+        return f"{share:.0%}".replace("%", " %")
+    slack = 10.0 ** -(digits + 2)
+    return f"{100 * min(max(share, slack), 1 - slack):.{digits}f} %"
+
+
+def duration(seconds: float | None) -> str:
+    """`0.42 s`, `48.1 s`, `3 min 12 s`, `2 h 05 min`."""
+    if seconds is None:
+        return MISSING
+    if seconds < 10:
+        return f"{seconds:.2f} s"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02} s"
+    return f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def size(count: float | None) -> str:
+    """Bytes in decimal units, as job files write them: `94.2 kB`."""
+    if count is None:
+        return MISSING
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def moment(seconds: float | None) -> str:
+    """Unix seconds as `21 Nov 2026, 23:26 UTC`."""
+    if seconds is None:
+        return MISSING
+    time = datetime.fromtimestamp(seconds, UTC)
+    return f"{time.day} {time:%b %Y, %H:%M} UTC"
+
+
+def count(amount: int, noun: str) -> str:
+    """`1 row`, `1,437 rows`, `2 classes`."""
+    plural = noun + ("es" if noun.endswith(("s", "x", "ch")) else "s")
+    return f"{amount:,} {noun if amount == 1 else plural}"
+
+
+def bound(text: str) -> str:
+    """A gate as it is read: `≥ 0.95`, `≤ 10⁻⁴`."""
+    comparison, _, limit = text.strip().partition(" ")
+    return f"{_COMPARISONS.get(comparison, comparison)} {power(float(limit)) if 'e' in limit else limit}"
+
+
+def metric_name(name: str) -> str:
+    """`f1_macro` as `F1, macro`."""
+    known = {
+        "roc_auc": "ROC AUC",
+        "f1": "F1",
+        "parity_max_abs_diff": "largest difference",
+        "parity_label_mismatches": "labels that differ",
+    }
+    stem, _, average = name.rpartition("_")
+    if average in ("macro", "weighted"):
+        return f"{known.get(stem, stem.capitalize())}, {average}"
+    return known.get(name, name.replace("_", " ").capitalize())
+
+
+def flatten(tree: Any, path: str = "") -> list[tuple[str, str]]:
+    """Settings as (dotted path, value), the way that `--set` takes them."""
+    if isinstance(tree, dict) and tree:
+        return [row for name, value in tree.items() for row in flatten(value, f"{path}.{name}" if path else str(name))]
+    if isinstance(tree, list) and any(isinstance(item, dict) for item in tree):
+        return [row for index, value in enumerate(tree) for row in flatten(value, f"{path}[{index}]")]
+    text = _scalar(tree)
+    return [(path, text if len(text) <= VALUE_CHARS else text[: VALUE_CHARS - 1] + "…")]
+
+
+def _scalar(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(_scalar(item) for item in value) + "]"
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "true", False: "false"}[value]
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

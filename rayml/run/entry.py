@@ -1,0 +1,86 @@
+"""What a job starts where it runs: walk a plan to its end. `python -m rayml.run.entry HOME RUN_FOLDER`."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import platform
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from types import FrameType
+
+from rayml import __version__
+from rayml.artifacts.store import LocalStore
+from rayml.errors import RaymlError
+from rayml.observe.events import EventLog
+from rayml.observe.runs import Home, RunFolder
+from rayml.run.runner import Runner
+from rayml.run.session import Session
+
+EXIT_BUG = 1
+EXIT_INTERRUPTED = 130
+PR_SET_PDEATHSIG = 1
+
+
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM arrived."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run as a process of its own, which ends when its parent does."""
+    home, folder = (Path(argument).absolute() for argument in arguments)
+    die_with_parent()
+    signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGINT, interrupt)
+    return execute(Home(home), RunFolder(folder))
+
+
+def die_with_parent() -> None:
+    """Ask Linux for a SIGTERM when the command line that started this process is killed."""
+    if platform.system() == "Linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """Unwind the main thread once; a second signal must not cut the clean-up short."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise Interrupted
+
+
+def execute(home: Home, run: RunFolder) -> int:
+    """Walk the plan of a run folder and write its last event; the exit code."""
+    plan = run.plan()
+    log = EventLog(run.events_path)
+    session = Session(plan, run.path)
+    started = time.perf_counter()
+    log.emit("run_started", run=run.id, job=plan.job, job_file=plan.job_file, rayml=__version__, host=platform.node())
+    status, exit_code, error = "done", 0, None
+    try:
+        Runner(plan, LocalStore(home.artifacts), run.path, log, session).run()
+    except RaymlError as failure:
+        status, exit_code, error = "failed", failure.exit_code, failure.to_json()
+    except Interrupted:
+        status, exit_code = "interrupted", EXIT_INTERRUPTED
+    except Exception as failure:
+        traceback.print_exc()
+        bug = RaymlError(
+            f"{type(failure).__name__}: {failure}",
+            where="a bug in rayml",
+            hint=f"the traceback is in {run.path / 'driver.log'}; please report it",
+        )
+        status, exit_code, error = "failed", EXIT_BUG, bug.to_json()
+    finally:
+        with contextlib.suppress(Interrupted):
+            session.stop()
+    seconds = round(time.perf_counter() - started, 3)
+    log.emit("run_done", status=status, exit_code=exit_code, error=error, seconds=seconds)
+    log.close()
+    return exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

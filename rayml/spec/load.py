@@ -1,0 +1,177 @@
+"""A job or cluster file, read and checked. Every problem in it is found at once, each with its line."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from rayml.errors import Problem, SpecError
+from rayml.spec.base import Spec
+from rayml.spec.check import check_job
+from rayml.spec.cluster import ClusterSpec
+from rayml.spec.job import JobSpec
+from rayml.spec.overrides import override
+from rayml.spec.problems import find, problems_of, truth_values
+from rayml.spec.tree import MAX_BYTES, Node, join, parse_yaml, resolve
+from rayml.spec.words import nearest
+
+SpecKind = TypeVar("SpecKind", bound=Spec)
+
+_REFERENCE = re.compile(r"(?P<escape>\$)?\$\{env:(?P<name>[^}]*)(?P<end>\}?)")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SECRET = re.compile(r"SECRET|PASSW|PASSPHRASE|CREDENTIAL|(KEY|TOKEN)S?(_|$)", re.IGNORECASE)
+
+
+def load_job(path: Path, overrides: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> JobSpec:
+    """The job that a file describes.
+
+    Args:
+        path: a YAML file.
+        overrides: `a.b=value` of each `--set`; the last one wins.
+        environ: what `${env:NAME}` reads; the process's own where None.
+    Raises:
+        SpecError: with every problem found, in the order of the lines.
+    """
+    tree, problems = read_tree(path)
+    job = _checked(JobSpec, tree, problems, overrides, environ)
+    contradictions = [(find(tree, at.split("."))[0], at, what) for at, what in check_job(job)]
+    if contradictions:
+        raise _in_order([Problem(node.file, node.line, at, what) for node, at, what in contradictions])
+    return job
+
+
+def load_cluster(
+    path: Path | None, overrides: Sequence[str] = (), environ: Mapping[str, str] | None = None
+) -> ClusterSpec:
+    """The cluster that a file describes; this machine where there is no file. Otherwise as `load_job`."""
+    tree, problems = (Node({}, "cluster", None), []) if path is None else read_tree(path)
+    return _checked(ClusterSpec, tree, problems, overrides, environ)
+
+
+def read_tree(path: Path) -> tuple[Node, list[Problem]]:
+    """The mapping that a YAML file holds, and what is wrong in it. SpecError where there is none."""
+    text = _read_text(path)
+    tree, problems = parse_yaml(text, str(path))
+    if tree is None:
+        raise SpecError([Problem(str(path), None, "", "the file is empty")])
+    if not isinstance(tree.value, dict):
+        what = f"{tree.shown()} is not a file of sections; it starts with a field such as `name: digits`"
+        raise SpecError([Problem(str(path), tree.line, "", what)])
+    return tree, problems
+
+
+def _read_text(path: Path) -> str:
+    def refuse(what: str, line: int | None = None) -> SpecError:
+        return SpecError([Problem(str(path), line, "", what)])
+
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        near = nearest(path.name, _yaml_names(path.parent))
+        raise refuse(f"no such file{f'; did you mean `{path.parent / near}`?' if near else ''}") from None
+    except IsADirectoryError:
+        inside = _yaml_names(path)
+        example = f", such as `{path / inside[0]}`" if inside else ""
+        raise refuse(f"a folder; name a file{example}") from None
+    except (OSError, ValueError) as error:
+        raise refuse(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if len(data) > MAX_BYTES:
+        raise refuse(f"more than {MAX_BYTES:,} bytes; keep data in a file of its own")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise refuse(f"the byte 0x{data[error.start]:02X} is not UTF-8; save the file as UTF-8", line) from None
+
+
+def _yaml_names(folder: Path) -> list[str]:
+    try:
+        return sorted(entry.name for entry in folder.iterdir() if entry.suffix in (".yaml", ".yml"))
+    except OSError:
+        return []
+
+
+def _checked(
+    spec: type[SpecKind],
+    tree: Node,
+    problems: list[Problem],
+    overrides: Sequence[str],
+    environ: Mapping[str, str] | None,
+) -> SpecKind:
+    for text in overrides:
+        problems += override(tree, text, spec)
+    problems += _insert_environment(tree, "", os.environ if environ is None else environ)
+    problems += truth_values(tree, spec)
+    try:
+        value = spec.model_validate(tree.plain())
+    except ValidationError as error:
+        problems += [each for each in problems_of(error, spec, tree) if not _is_covered(each, problems)]
+    if problems:
+        raise _in_order(problems)
+    return value
+
+
+def _in_order(problems: list[Problem]) -> SpecError:
+    return SpecError(sorted(problems, key=lambda problem: (problem.line is None, problem.line or 0)))
+
+
+def _insert_environment(node: Node, path: str, environ: Mapping[str, str]) -> list[Problem]:
+    """Replaces `${env:NAME}` in every text of the tree; `$${env:NAME}` stands for the text itself."""
+    if isinstance(node.value, dict):
+        return [
+            each for key, child in node.value.items() for each in _insert_environment(child, join(path, key), environ)
+        ]
+    if isinstance(node.value, list):
+        return [
+            each for at, child in enumerate(node.value) for each in _insert_environment(child, join(path, at), environ)
+        ]
+    if not isinstance(node.value, str) or "${env:" not in node.value:
+        return []
+    problems = []
+
+    def read(match: re.Match[str]) -> str:
+        if match["escape"]:
+            return match[0][1:]
+        what = _refusal(match["name"], match["end"], environ)
+        if what:
+            problems.append(Problem(node.file, node.line, path, what))
+        return match[0] if what else environ[match["name"]]
+
+    node.value = _REFERENCE.sub(read, node.value)
+    if node.text and not problems:
+        return _resolve_again(node, path)
+    return problems
+
+
+def _resolve_again(node: Node, path: str) -> list[Problem]:
+    """Outside quotes a variable counts as if its value were typed in its place: `4` is a number."""
+    node.text = str(node.value)
+    try:
+        node.value = resolve(node.text)
+    except ValueError as error:
+        return [Problem(node.file, node.line, path, str(error))]
+    return []
+
+
+def _refusal(name: str, end: str, environ: Mapping[str, str]) -> str | None:
+    if not end:
+        return "`${env:` has no `}`; write `${env:NAME}`, or `$${env:` for the text itself"
+    if not _VARIABLE.fullmatch(name):
+        return f"`{name[:40]}` is not the name of an environment variable; letters, digits and `_` fit"
+    if _SECRET.search(name):
+        what = f"`{name[:40]}` looks like a secret, and the values of a job file are kept with its run"
+        return f"{what}; let the code that needs it read it from the environment"
+    if name not in environ:
+        return f"the environment variable `{name[:40]}` is not set; `export {name[:40]}=...` sets it"
+    return None
+
+
+def _is_covered(problem: Problem, problems: Sequence[Problem]) -> bool:
+    """Whether a problem of the same value, or of the section around it, has been named already."""
+    return any(problem.path == each.path or problem.path.startswith(f"{each.path}.") for each in problems if each.path)

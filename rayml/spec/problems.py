@@ -1,0 +1,139 @@
+"""What pydantic found, as sentences about the file that a person wrote."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import ValidationError
+
+from rayml.errors import Problem
+from rayml.spec.base import Spec
+from rayml.spec.fits import Place, Slot, child_slots, describe, field_names, is_spec, kinds_of, place_of, slots_of
+from rayml.spec.tree import Node, join
+from rayml.spec.words import listed, nearest, shorten, show
+
+
+def problems_of(error: ValidationError, spec: type[Spec], root: Node) -> list[Problem]:
+    """One problem for each place that is wrong, with the file and line of the value there."""
+    found: dict[tuple[str | int, ...], tuple[Place, Problem]] = {}
+    for fault in error.errors(include_url=False):
+        place = place_of(spec, fault["loc"])
+        if fault["type"].startswith("union_tag") and isinstance(find(root, place.path)[0].value, dict):
+            kinds = Slot(Literal[tuple(kinds_of(place.slots))])
+            place = Place((*place.path, "kind"), [kinds], place.slots, False)
+        found.setdefault(place.path, (place, _problem(place, fault, spec, root)))
+    return [problem for path, (place, problem) in found.items() if not (place.is_alternative and _is_said(path, found))]
+
+
+def _is_said(path: tuple[str | int, ...], found: Any) -> bool:
+    """Whether a problem further inside says it more precisely."""
+    return any(len(other) > len(path) and other[: len(path)] == path for other in found)
+
+
+def _problem(place: Place, fault: Any, spec: type[Spec], root: Node) -> Problem:
+    node, is_there = find(root, place.path)
+    if fault["type"] == "extra_forbidden":
+        what = _unknown_field(place, spec)
+    elif fault["type"] == "value_error":
+        what = str(fault["ctx"]["error"])
+    elif fault["loc"][-1:] == ("[key]",):
+        what = _misfit(str(place.path[-1]), show(str(place.path[-1])), place.slots)
+    elif not is_there:
+        what = f"missing; write {describe(place.slots)}"
+    else:
+        what = _misfit(node.value, node.shown(), place.slots)
+    return Problem(node.file, node.line, path_text(place.path), what)
+
+
+def path_text(path: Sequence[str | int]) -> str:
+    text = ""
+    for part in path:
+        text = join(text, part if isinstance(part, int) else shorten(part))
+    return text
+
+
+def find(root: Node, path: Sequence[str | int]) -> tuple[Node, bool]:
+    """The deepest node on the way to `path`, and whether it is the end of the way."""
+    node = root
+    for part in path:
+        child: Node | None = None
+        if isinstance(node.value, dict):
+            child = node.value.get(str(part))
+        elif isinstance(node.value, list) and isinstance(part, int) and part < len(node.value):
+            child = node.value[part]
+        if child is None:
+            return node, False
+        node = child
+    return node, True
+
+
+def _unknown_field(place: Place, spec: type[Spec]) -> str:
+    name = str(place.path[-1])
+    homes: dict[str, list[str]] = {}
+    for path, kinds in _fields(spec, ""):
+        if path.rpartition(".")[2] == name:
+            homes.setdefault(path, []).extend(kinds)
+    here = homes.get(path_text(place.path))
+    if here:
+        return f"no such field of kind {listed(list(kinds_of(place.around)))}, but of {listed(here)}"
+    names = field_names(place.around)
+    near = nearest(name, names)
+    if near:
+        return f"no such field; did you mean `{near}`?"
+    if homes:
+        return f"no such field here; did you mean {listed(list(homes)[:3])}?"
+    return f"no such field; the fields here are {listed(names, 'and')}"
+
+
+def _fields(spec: type[Spec], above: str) -> Iterator[tuple[str, list[str]]]:
+    """Every field of a spec and of the sections in it, with the kinds of the section that it stands in."""
+    for name, field in spec.model_fields.items():
+        yield join(above, name), list(kinds_of([Slot(spec)]))
+        for slot in slots_of(field.annotation, field.metadata):
+            if is_spec(slot):
+                yield from _fields(slot.type, join(above, name))
+
+
+def _misfit(value: object, shown: str, slots: Sequence[Slot]) -> str:
+    sentence = f"{shown} is not {describe(slots)}"
+    if not isinstance(value, str):
+        return f'{sentence}; put it in quotes: "{shown}"' if _fits_in_quotes(value, shown, slots) else sentence
+    kinds = kinds_of(slots)
+    near = nearest(value, kinds)
+    if near:
+        return f"{sentence}; did you mean `{{kind: {near}}}`?"
+    choices = [each for slot in slots if get_origin(slot.type) is Literal for each in get_args(slot.type)]
+    near = nearest(value, [each for each in choices if isinstance(each, str)])
+    return f"{sentence}; did you mean `{near}`?" if near and near != value else sentence
+
+
+def _fits_in_quotes(value: object, shown: str, slots: Sequence[Slot]) -> bool:
+    """Whether a number such as `7` was meant as text."""
+    if value is None or isinstance(value, (dict, list)):
+        return False
+    patterns = [
+        [each.pattern for each in slot.constraints if hasattr(each, "pattern")] for slot in slots if slot.type is str
+    ]
+    return any(all(re.search(pattern, shown) for pattern in each) for each in patterns)
+
+
+def truth_values(root: Node, spec: type[Spec]) -> list[Problem]:
+    """`true` and `false` where a number is meant: pydantic would read them as 1 and 0."""
+    return list(_truth_values(root, [Slot(spec)], ""))
+
+
+def _truth_values(node: Node, slots: Sequence[Slot], path: str) -> Iterator[Problem]:
+    if isinstance(node.value, bool):
+        fitting = {slot.type for slot in slots}
+        if fitting & {int, float} and not fitting & {bool, Any}:
+            yield Problem(node.file, node.line, path, _misfit(node.value, node.shown(), slots))
+    elif isinstance(node.value, dict):
+        kind = node.value.get("kind")
+        chosen = kinds_of(slots).get(kind.value) if kind and isinstance(kind.value, str) else None
+        for key, child in node.value.items():
+            yield from _truth_values(child, child_slots([Slot(chosen)] if chosen else slots, key), join(path, key))
+    elif isinstance(node.value, list):
+        for index, child in enumerate(node.value):
+            yield from _truth_values(child, child_slots(slots, index), join(path, index))

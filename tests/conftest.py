@@ -1,0 +1,15 @@
+"""Makes tests/contract importable, and keeps every test out of the user's own rayml folder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("RAYML_HOME", str(tmp_path_factory.getbasetemp() / "home"))

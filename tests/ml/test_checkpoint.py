@@ -1,0 +1,121 @@
+"""Checkpoints: whole or not there, and a damaged one costs steps and never the run."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from torch import nn
+
+from rayml.ml.checkpoint import (
+    MANIFEST_FILE,
+    OPTIMIZER_FILE,
+    STATE_FILE,
+    WEIGHTS_FILE,
+    checkpoint_name,
+    newest_checkpoint,
+    prune_checkpoints,
+    save_checkpoint,
+)
+
+FILES = (WEIGHTS_FILE, OPTIMIZER_FILE, STATE_FILE, MANIFEST_FILE)
+
+
+def trained(optimizer_class=torch.optim.AdamW, **settings):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    optimizer = optimizer_class(model.parameters(), lr=0.1, **settings)
+    step(model, optimizer)
+    return model, optimizer
+
+
+def step(model, optimizer):
+    optimizer.zero_grad()
+    model(torch.ones(3, 4)).sum().backward()
+    optimizer.step()
+
+
+def save(root, step_number, model, optimizer, **state):
+    folder = root / checkpoint_name(step_number)
+    save_checkpoint(folder, model.state_dict(), optimizer, {"step": step_number, **state})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("optimizer_class", "settings"),
+    [(torch.optim.AdamW, {"betas": (0.8, 0.9)}), (torch.optim.SGD, {"momentum": 0.9}), (torch.optim.SGD, {})],
+)
+def test_training_goes_on_to_the_last_bit(tmp_path, optimizer_class, settings):
+    model, optimizer = trained(optimizer_class, **settings)
+    save(tmp_path, 1, model, optimizer)
+    step(model, optimizer)
+
+    other, other_optimizer = trained(optimizer_class, **settings)
+    checkpoint, warnings = newest_checkpoint(tmp_path)
+    other.load_state_dict(checkpoint.weights())
+    checkpoint.load_optimizer(other_optimizer)
+    step(other, other_optimizer)
+
+    assert warnings == []
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+    assert other_optimizer.param_groups[0]["lr"] == 0.1
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("damage", ["truncate", "flip", "delete", "empty"])
+def test_a_damaged_newest_one_falls_back_with_a_named_warning(tmp_path, file, damage):
+    model, optimizer = trained()
+    older = save(tmp_path, 5, model, optimizer)
+    newest = save(tmp_path, 10, model, optimizer)
+    path = newest / file
+    content = bytearray(path.read_bytes())
+    if damage == "delete":
+        path.unlink()
+    elif damage == "flip":
+        content[len(content) // 2] ^= 0x40
+        path.write_bytes(content)
+    else:
+        path.write_bytes(content[: len(content) // 2] if damage == "truncate" else b"")
+
+    found, warnings = newest_checkpoint(tmp_path)
+    assert found.path == older
+    assert len(warnings) == 1
+    assert newest.name in warnings[0]
+
+
+def test_one_without_a_manifest_was_never_whole(tmp_path):
+    model, optimizer = trained()
+    folder = save(tmp_path, 5, model, optimizer)
+    (folder / MANIFEST_FILE).unlink()
+    assert newest_checkpoint(tmp_path)[0] is None
+
+
+def test_nothing_there_is_not_an_error(tmp_path):
+    assert newest_checkpoint(tmp_path) == (None, [])
+
+
+def test_pruning_keeps_the_newest_the_best_and_no_leftovers(tmp_path):
+    model, optimizer = trained()
+    folders = [save(tmp_path, number, model, optimizer) for number in (1, 2, 3, 4)]
+    leftover = tmp_path / checkpoint_name(9)
+    shutil.copytree(folders[0], leftover)
+    (leftover / MANIFEST_FILE).unlink()
+    prune_checkpoints(tmp_path, keep=2, best=folders[0].name)
+    assert {path.name for path in tmp_path.iterdir()} == {folders[index].name for index in (0, 2, 3)}
+
+
+def test_tied_weights_are_written_and_read(tmp_path):
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Linear(3, 3)
+            self.second = nn.Linear(3, 3)
+            self.second.weight = self.first.weight
+
+    model = Tied()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    save(tmp_path, 1, model, optimizer)
+    loaded = newest_checkpoint(tmp_path)[0].weights()
+    assert torch.equal(loaded["first.weight"], loaded["second.weight"])
+    Tied().load_state_dict(loaded)
