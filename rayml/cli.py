@@ -175,7 +175,7 @@ def report(run: RunName, home: HomeFolder = DEFAULT_HOME) -> None:
     """Write a run's report: one self-contained HTML file, and the same as JSON."""
     from rayml.artifacts.store import LocalStore
     from rayml.observe.runs import Home
-    from rayml.report.write import write_report
+    from rayml.report.page import write_report
 
     folders = Home(home)
     say(str(write_report(folders.find_run(run).path, LocalStore(folders.artifacts))))

@@ -27,12 +27,14 @@ class Request(BaseModel):
     """Takes everything that the process prints."""
 
 
-def render(home: Home, run: RunFolder) -> Request:
+def render(
+    home: Home, run: RunFolder, module: str = "rayml.run.entry", more: tuple[str, ...] = (), log: str = "driver.log"
+) -> Request:
     """What `submit` will start for a run folder. Touches nothing."""
     return Request(
-        argv=(sys.executable, "-m", "rayml.run.entry", str(home.root.absolute()), str(run.path.absolute())),
+        argv=(sys.executable, "-m", module, str(home.root.absolute()), str(run.path.absolute()), *more),
         environment={"PYTHONUNBUFFERED": "1"},
-        log=run.path / "driver.log",
+        log=run.path / log,
     )
 
 

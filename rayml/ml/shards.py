@@ -97,6 +97,11 @@ class ShardSet:
         return int(self._ends[-1])
 
     @property
+    def shards(self) -> list[NDArray[Any]]:
+        """Features of each shard, `[rows, *shape]`, read-only views of the mapped files."""
+        return self._features
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one row's feature."""
         return tuple(self._features[0].shape[1:])

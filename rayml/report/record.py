@@ -40,7 +40,7 @@ def collect(run_folder: Path, store: Store) -> Record:
     gates = _gates(plan, events)
     record = {
         "schema_version": RECORD_VERSION,
-        "run": _run(plan, events, steps, run_folder.name),
+        "run": _run(plan, events, steps, gates, run_folder.name),
         "cluster": plan.cluster.model_dump(),
         "steps": steps,
         "promises": _promises(plan, steps, gates, artifacts.get("export")),
@@ -74,7 +74,7 @@ def _read_plan(path: Path) -> Plan:
         ) from None
 
 
-def _run(plan: Plan, events: list[Event], steps: list[Record], name: str) -> Record:
+def _run(plan: Plan, events: list[Event], steps: list[Record], gates: list[Record], name: str) -> Record:
     """When, where, and how it ended."""
     started = next((event for event in events if event["kind"] == "run_started"), {})
     # A run that was continued has several ends; what counts is the end after the last start.
@@ -95,17 +95,16 @@ def _run(plan: Plan, events: list[Event], steps: list[Record], name: str) -> Rec
         "ended": end,
         "seconds": seconds,
         "exit_code": done.get("exit_code") if done else None,
-        **_verdict(done, steps),
+        **_verdict(done, steps, gates),
     }
 
 
-def _verdict(done: Event | None, steps: list[Record]) -> Record:
+def _verdict(done: Event | None, steps: list[Record], gates: list[Record]) -> Record:
     """`passed`, `failed` or `incomplete`, and why in one sentence."""
     if done is not None and done["status"] == "done":
-        ran = [step["name"] for step in steps if step["status"] == "done"]
-        cached = [step["name"] for step in steps if step["status"] == "cached"]
-        said = [f"{_listed(ran)} ran"] * bool(ran) + [f"{_listed(cached)} had the result already"] * bool(cached)
-        return {"status": "passed", "reason": "; ".join(said), "hint": ""}
+        said = [_counted(steps, "done", "ran"), _counted(steps, "cached", "cached")]
+        said += [f"{len(gates)} {'gate' if len(gates) == 1 else 'gates'} met"] * bool(gates)
+        return {"status": "passed", "reason": ", ".join(filter(None, said)), "hint": ""}
     if done is not None and done["status"] == "failed":
         error = done["error"]
         where = f"{error['where']}: " if error.get("where") else ""
@@ -116,8 +115,9 @@ def _verdict(done: Event | None, steps: list[Record]) -> Record:
     return {"status": "incomplete", "reason": reason, "hint": "run the job again: it continues where it was"}
 
 
-def _listed(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+def _counted(steps: list[Record], status: str, verb: str) -> str:
+    amount = sum(step["status"] == status for step in steps)
+    return f"{amount} {'step' if amount == 1 else 'steps'} {verb}" if amount else ""
 
 
 def _step(step: Step, events: list[Event], store: Store) -> Record:

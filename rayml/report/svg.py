@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from markupsafe import Markup
 
 Point = tuple[float, float]
 
-WIDTH, HEIGHT = 520, 260
-LEFT, RIGHT, TOP, BOTTOM = 46, 62, 20, 34
+WIDTH, HEIGHT = 440, 236
+LEFT, RIGHT, TOP, BOTTOM = 40, 44, 24, 26
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,6 @@ def line_chart(title: str, lines: Sequence[Line], *, zero: bool, mark: Mark | No
     parts = [Markup('<svg class="chart" viewBox="0 0 {} {}" role="img"><title>{}</title>').format(WIDTH, HEIGHT, title)]
     parts += [_horizontal(place(first, tick)[1], tick_text(tick, ticks)) for tick in ticks]
     parts += [_epoch(place(epoch, ticks[0])[0], epoch) for epoch in epoch_ticks(int(first), int(last))]
-    parts.append(Markup('<text class="axis" x="{}" y="{}">epoch</text>').format(WIDTH - RIGHT + 14, HEIGHT - 12))
     if mark is not None:
         parts.append(_marked(place(mark.x, ticks[0])[0], mark.text))
     for line in lines:
@@ -55,8 +55,9 @@ def line_chart(title: str, lines: Sequence[Line], *, zero: bool, mark: Mark | No
     heights = spread([place(*line.points[-1])[1] for line in lines], 14)
     for line, height in zip(lines, heights, strict=True):
         x = place(*line.points[-1])[0] + 8
-        parts.append(Markup('<text class="name {}" x="{:.1f}" y="{:.1f}">{}</text>').format(
-            line.style, x, height + 4, line.name))
+        parts.append(
+            Markup('<text class="name {}" x="{:.1f}" y="{:.1f}">{}</text>').format(line.style, x, height + 4, line.name)
+        )
     if mark is not None and mark.y is not None:
         parts.append(Markup('<circle class="best" cx="{:.1f}" cy="{:.1f}" r="4.5"/>').format(*place(mark.x, mark.y)))
     return Markup("").join([*parts, Markup("</svg>")])
@@ -93,7 +94,7 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
     """Heights moved apart until names of that height do not overlap."""
     order = sorted(range(len(heights)), key=lambda index: heights[index])
     placed = list(heights)
-    for above, below in zip(order, order[1:], strict=False):
+    for above, below in pairwise(order):
         placed[below] = max(placed[below], placed[above] + gap)
     return placed
 
@@ -106,13 +107,14 @@ def _horizontal(y: float, text: str) -> Markup:
 
 
 def _epoch(x: float, epoch: int) -> Markup:
-    return Markup('<text class="tick middle" x="{:.1f}" y="{}">{}</text>').format(x, HEIGHT - 12, epoch)
+    return Markup('<text class="tick middle" x="{:.1f}" y="{}">{}</text>').format(x, HEIGHT - 6, epoch)
 
 
 def _marked(x: float, text: str) -> Markup:
     side = "end" if x > WIDTH / 2 else "start"
     return Markup(
-        '<line class="mark" x1="{0:.1f}" x2="{0:.1f}" y1="{1}" y2="{2}"/><text class="tick {3}" x="{4:.1f}" y="{5}">{6}</text>'
+        '<line class="mark" x1="{0:.1f}" x2="{0:.1f}" y1="{1}" y2="{2}"/>'
+        '<text class="tick {3}" x="{4:.1f}" y="{5}">{6}</text>'
     ).format(x, TOP - 8, HEIGHT - BOTTOM, side, x + (-6 if side == "end" else 6), TOP - 8, text)
 
 
@@ -125,7 +127,7 @@ def _curve(line: Line, points: Sequence[Point]) -> Markup:
 
 def confusion_map(classes: Sequence[str], confusion: Sequence[Sequence[int]]) -> Markup:
     """The matrix for more classes than a table can show: a square per cell that is not empty, named on hover."""
-    cell, margin = 9, 90
+    cell, margin = 8, 8 + 4 * max(min(len(name), 14) for name in classes)
     side = margin + cell * len(classes) + 4
     parts = [
         Markup('<svg class="map" viewBox="0 0 {0} {0}" width="{0}" role="img"><title>{1}</title>').format(
@@ -135,9 +137,9 @@ def confusion_map(classes: Sequence[str], confusion: Sequence[Sequence[int]]) ->
     ]
     for index, name in enumerate(classes):
         middle, short = margin + cell * index + cell / 2, name if len(name) <= 14 else name[:13] + "…"
-        parts.append(Markup('<text class="end" x="{}" y="{}">{}</text>').format(margin - 4, middle + 2.6, short))
+        parts.append(Markup('<text class="end" x="{}" y="{}">{}</text>').format(margin - 4, middle + 2.4, short))
         parts.append(
-            Markup('<text transform="translate({} {}) rotate(-90)">{}</text>').format(middle + 2.6, margin - 4, short)
+            Markup('<text transform="translate({} {}) rotate(-90)">{}</text>').format(middle + 2.4, margin - 4, short)
         )
     for row, counts in enumerate(confusion):
         total = sum(counts)

@@ -37,7 +37,7 @@ def find_step(record: Record, name: str) -> Record | None:
     return next((step for step in record["steps"] if step["name"] == name), None)
 
 
-def metrics_of(record: Record, name: str) -> Mapping[str, float]:
+def metrics_of(record: Record, name: str) -> dict[str, float]:
     """Metrics of a step's artifact; empty where there is none."""
     step = find_step(record, name)
     return step["artifact"]["metrics"] if step and step["artifact"] else {}
@@ -48,15 +48,16 @@ def tiles(record: Record) -> list[tuple[str, str, str]]:
     train, export, serve = (metrics_of(record, name) for name in ("train", "export", "serve"))
     found = []
     if "size_bytes" in export:
-        found.append(("Model file", words.size(export["size_bytes"]), "ONNX, preprocessing inside"))
+        found.append(("Model file", words.size(export["size_bytes"]), "ONNX"))
     if "parity_max_abs_diff" in serve:
         found.append(("Checkpoint to endpoint", words.power(serve["parity_max_abs_diff"]), "largest difference"))
     if "latency_p50_ms" in serve:
         p99 = serve.get("latency_p99_ms")
         found.append(("Latency, p50", f"{serve['latency_p50_ms']:.1f} ms", f"p99 {p99:.1f} ms" if p99 else ""))
     if "samples_per_s" in train:
-        found.append(("Training", f"{train['samples_per_s']:,.0f} /s", "samples in the epochs"))
-    found.append(("Run time", words.duration(record["run"]["seconds"]), words.count(len(record["steps"]), "step")))
+        found.append(("Training", f"{train['samples_per_s']:,.0f}", "samples per second"))
+    ended = sum(step["status"] in ("done", "cached") for step in record["steps"])
+    found.append(("Run time", words.duration(record["run"]["seconds"]), f"{ended} of {len(record['steps'])} steps"))
     return found
 
 
@@ -68,7 +69,9 @@ def strips(record: Record) -> dict[str, Any] | None:
     gates = {gate["metric"]: gate for gate in record["gates"] if gate["step"] == "evaluate"}
     limits = {name: float(gate["bound"].lstrip("<>= ")) for name, gate in gates.items()}
     metrics = evaluation["metrics"]
-    lowest = min([estimate["low"] for estimate in metrics.values()] + [limit for limit in limits.values() if limit >= 0])
+    lowest = min(
+        [estimate["low"] for estimate in metrics.values()] + [limit for limit in limits.values() if limit >= 0]
+    )
     start = max(0.0, math.floor((lowest - 0.02) * 20) / 20)
 
     def place(value: float) -> float:
@@ -89,7 +92,7 @@ def strips(record: Record) -> dict[str, Any] | None:
     return {"start": start, "rows": rows}
 
 
-def charts(record: Record) -> list[Markup]:
+def charts(record: Record) -> list[dict[str, Any]]:
     """Loss and accuracy over the epochs."""
     training = record["training"]
     if not training:
@@ -97,11 +100,12 @@ def charts(record: Record) -> list[Markup]:
     history, best = training["history"], training["best"]
     losses = [_line(history, "train", "train/loss", "a"), _line(history, "val", "val/loss", "b")]
     accuracies = [_line(history, "val", "val/accuracy", "b")]
-    drawn = []
+    drawn: list[dict[str, Any]] = []
     for name, lines, zero in (("Loss", losses, True), ("Accuracy", accuracies, False)):
         shown = [line for line in lines if line.points]
         if shown:
-            drawn.append(svg.line_chart(f"{name} per epoch", shown, zero=zero, mark=_mark(best, lines, name)))
+            drawing = svg.line_chart(f"{name} per epoch", shown, zero=zero, mark=_mark(best, lines, name))
+            drawn.append({"name": name, "drawing": drawing})
     return drawn
 
 
@@ -127,7 +131,8 @@ def confusion(record: Record) -> dict[str, Any] | None:
     return {
         "classes": classes,
         "roomy": len(classes) <= ROOMY_CLASSES,
-        "narrow": max(len(name) for name in classes) <= 3,
+        "cell": max(20, min(26, 760 // len(classes) - 1)),
+        "narrow": max(len(name) for name in classes) <= (6 if len(classes) <= ROOMY_CLASSES else 3),
         "rows": [] if large else [_cells(row, counts) for row, counts in enumerate(matrix)],
         "map": svg.confusion_map(classes, matrix) if large else None,
         "pairs": _confused(classes, matrix),
@@ -176,7 +181,11 @@ def balance(record: Record) -> dict[str, Any] | None:
         return None
     splits = {split: sum(rows) for split, rows in counts.items()}
     rows = [
-        {"class": name, "counts": [counts[split][index] for split in counts], "total": sum(row[index] for row in counts.values())}
+        {
+            "class": name,
+            "counts": [counts[split][index] for split in counts],
+            "total": sum(row[index] for row in counts.values()),
+        }
         for index, name in enumerate(facts["classes"])
     ]
     largest = max(row["total"] for row in rows) or 1
@@ -197,9 +206,15 @@ def waterfall(record: Record) -> dict[str, Any] | None:
         placed = step["started"] is not None
         begin = 100 * (step["started"] - run["started"]) / span if placed else 0
         wide = 100 * (step["ended"] - step["started"]) / span if placed else 0
-        rows.append({**step, "placed": placed, "from": round(begin, 2), "wide": round(wide, 2), "text": _took(record, step)})
+        rows.append(
+            {**step, "placed": placed, "from": round(begin, 2), "wide": round(wide, 2), "text": _took(record, step)}
+        )
     ticks = [tick for tick in svg.nice_ticks(0, span) if tick <= span]
-    return {"rows": rows, "ticks": [(round(100 * tick / span, 2), words.duration(tick) if tick else "0") for tick in ticks]}
+    texts = [f"{tick:g} s" if span < 60 else words.duration(tick) for tick in ticks]
+    return {
+        "rows": rows,
+        "ticks": [(round(100 * tick / span, 2), text) for tick, text in zip(ticks, texts, strict=True)],
+    }
 
 
 def _took(record: Record, step: Record) -> str:
@@ -225,6 +240,9 @@ def environment(record: Record) -> list[tuple[str, str]]:
         for name, value in values.items():
             by_name.setdefault(name, {}).setdefault(value, []).append(step)
     return [
-        (name, next(iter(values)) if len(values) == 1 else "; ".join(f"{v} ({', '.join(s)})" for v, s in values.items()))
+        (
+            name,
+            next(iter(values)) if len(values) == 1 else "; ".join(f"{v} ({', '.join(s)})" for v, s in values.items()),
+        )
         for name, values in by_name.items()
     ]

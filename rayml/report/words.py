@@ -6,7 +6,7 @@ import math
 from datetime import UTC, datetime
 from typing import Any
 
-MISSING = "–"
+MISSING = "\N{EN DASH}"
 VALUE_CHARS = 300
 """A longer value in a table of settings is cut; the JSON record has it whole."""
 
@@ -28,7 +28,7 @@ def number(value: float | None, digits: int = 4) -> str:
 
 
 def power(value: float | None) -> str:
-    """`1.2 × 10⁻⁷`; 0 stays 0."""
+    """Mantissa and power of ten, such as 1.2 times 10⁻⁷; 0 stays 0."""
     if value is None:
         return MISSING
     if value == 0:
@@ -38,17 +38,21 @@ def power(value: float | None) -> str:
     if mantissa in ("10.0", "-10.0"):
         mantissa, exponent = mantissa.replace("10.0", "1.0"), exponent + 1
     tens = f"10{str(exponent).translate(_SUPERSCRIPTS)}"
-    return tens if mantissa == "1.0" else f"{mantissa.removesuffix('.0')} × {tens}"
+    return tens if mantissa == "1.0" else f"{mantissa.removesuffix('.0')} \N{MULTIPLICATION SIGN} {tens}"
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """`98.3 %`; exactly 0 and 1 have no digits, and nothing else is rounded to look like them."""
+    """`98.3 %`; nothing but 0 and 1 themselves looks like them: `> 99.9 %`, `< 0.1 %`."""
     if share is None:
         return MISSING
     if share in (0, 1):
-        return f"{share:.0%}".replace("%", " %")
-    slack = 10.0 ** -(digits + 2)
-    return f"{100 * min(max(share, slack), 1 - slack):.{digits}f} %"
+        return f"{100 * share:.0f} %"
+    least = 10.0**-digits
+    if 100 * share < least / 2:
+        return f"< {least:.{digits}f} %"
+    if 100 * (1 - share) < least / 2:
+        return f"> {100 - least:.{digits}f} %"
+    return f"{100 * share:.{digits}f} %"
 
 
 def duration(seconds: float | None) -> str:
@@ -84,6 +88,11 @@ def moment(seconds: float | None) -> str:
     return f"{time.day} {time:%b %Y, %H:%M} UTC"
 
 
+def stamp(created: str) -> str:
+    """The time of a manifest, ISO 8601, as `moment` writes it."""
+    return moment(datetime.fromisoformat(created).timestamp())
+
+
 def count(amount: int, noun: str) -> str:
     """`1 row`, `1,437 rows`, `2 classes`."""
     plural = noun + ("es" if noun.endswith(("s", "x", "ch")) else "s")
@@ -101,8 +110,8 @@ def metric_name(name: str) -> str:
     known = {
         "roc_auc": "ROC AUC",
         "f1": "F1",
-        "parity_max_abs_diff": "largest difference",
-        "parity_label_mismatches": "labels that differ",
+        "parity_max_abs_diff": "Largest difference",
+        "parity_label_mismatches": "Labels that differ",
     }
     stem, _, average = name.rpartition("_")
     if average in ("macro", "weighted"):

@@ -3,52 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import platform
-import signal
 import sys
 import time
 import traceback
 from pathlib import Path
-from types import FrameType
 
 from rayml import __version__
 from rayml.artifacts.store import LocalStore
 from rayml.errors import RaymlError
 from rayml.observe.events import EventLog
 from rayml.observe.runs import Home, RunFolder
+from rayml.run.process import Interrupted, die_with_parent, interrupt_on_signals
 from rayml.run.runner import Runner
 from rayml.run.session import Session
 
 EXIT_BUG = 1
 EXIT_INTERRUPTED = 130
-PR_SET_PDEATHSIG = 1
-
-
-class Interrupted(BaseException):
-    """SIGINT or SIGTERM arrived."""
 
 
 def main(arguments: list[str]) -> int:
     """Run as a process of its own, which ends when its parent does."""
     home, folder = (Path(argument).absolute() for argument in arguments)
     die_with_parent()
-    signal.signal(signal.SIGTERM, interrupt)
-    signal.signal(signal.SIGINT, interrupt)
+    interrupt_on_signals()
     return execute(Home(home), RunFolder(folder))
-
-
-def die_with_parent() -> None:
-    """Ask Linux for a SIGTERM when the command line that started this process is killed."""
-    if platform.system() == "Linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def interrupt(number: int, frame: FrameType | None) -> None:
-    """Unwind the main thread once; a second signal must not cut the clean-up short."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    raise Interrupted
 
 
 def execute(home: Home, run: RunFolder) -> int:

@@ -18,7 +18,7 @@ from rayml.observe.progress import Watcher, conclude, watch
 from rayml.observe.runs import Home, RunFolder
 from rayml.plan.plan import Plan
 from rayml.plan.show import Forecast
-from rayml.report.write import write_report
+from rayml.report.page import write_report
 from rayml.run import entry
 from rayml.run.result import summarize
 

@@ -6,6 +6,7 @@ import functools
 import platform
 import shutil
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from rayml.artifacts.manifest import Manifest
 from rayml.artifacts.store import Artifact, Store
-from rayml.errors import RaymlError
+from rayml.errors import RaymlError, StageError
 from rayml.observe.events import EventLog
 from rayml.plan.plan import Plan, Step
 from rayml.run import gates, policy
@@ -74,7 +75,7 @@ class Runner:
         started = time.perf_counter()
         out = self.store.staging(step.name, step.key)
         try:
-            outcome = load_stage(step.name)(step, inputs, self.context(step, out))
+            outcome = call_stage(step, inputs, self.context(step, out))
         except BaseException:
             shutil.rmtree(out, ignore_errors=True)
             raise
@@ -121,6 +122,22 @@ class Runner:
             created=datetime.now(UTC).isoformat(timespec="milliseconds"),
             seconds=round(seconds, 3),
         )
+
+
+def call_stage(step: Step, inputs: dict[str, Artifact], context: Context) -> Outcome:
+    """Run a stage; an exception that is neither a RaymlError nor a broken promise of ours becomes a StageError."""
+    try:
+        return load_stage(step.name)(step, inputs, context)
+    except (RaymlError, AssertionError):
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        first_line = (str(error).strip().splitlines() or [""])[0]
+        raise StageError(
+            f"{type(error).__name__}: {first_line}",
+            where=step.name,
+            hint=f"the whole traceback is in {context.run_folder / 'driver.log'}",
+        ) from error
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rayml.errors import BackendError
 from rayml.plan.plan import Plan
-from rayml.stages.serve.deployment import reap_ingress, serve_environment
+from rayml.stages.serve.haproxy import reap, serve_environment
 
 RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -38,7 +38,7 @@ class Session:
         # Ray puts sockets below this folder, and a socket's path may have 107 characters: the run folder can be deeper.
         self._temporary = Path(tempfile.mkdtemp(prefix="rayml-"))
         os.environ.update(RAY_ENVIRONMENT)
-        os.environ.update(serve_environment(self._temporary))
+        os.environ.update(serve_environment(self._run_folder))
         # A token of this run's own: Ray would write one to the home folder, readable by everybody.
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
         note(text="starts Ray")
@@ -70,7 +70,7 @@ class Session:
         import ray
 
         ray.shutdown()
-        reap_ingress(self._temporary)
+        reap(self._run_folder)
         self._keep_logs(self._temporary)
         shutil.rmtree(self._temporary, ignore_errors=True)
         self._temporary = None

@@ -33,6 +33,8 @@ class Place(NamedTuple):
     """What fits one level above."""
     is_alternative: bool
     """Whether the fault is of one member of a union such as `int | auto`, of which another fault may say more."""
+    is_key: bool = False
+    """Whether the fault is of the key itself and not of its value."""
 
 
 def slots_of(annotation: Any, constraints: Sequence[Any] = ()) -> list[Slot]:
@@ -84,9 +86,9 @@ def place_of(spec: type[Spec], loc: Sequence[str | int]) -> Place:
     slots = [Slot(spec)]
     place = Place((), slots, [], False)
     for part in loc:
-        if part == "[key]":
-            keys = [get_args(slot.type)[0] for slot in place.around if get_origin(slot.type) is dict]
-            place = place._replace(slots=[slot for key in keys for slot in slots_of(key)])
+        keys = [get_args(slot.type)[0] for slot in place.around if get_origin(slot.type) is dict]
+        if part == "[key]" and keys:
+            place = place._replace(slots=[slot for key in keys for slot in slots_of(key)], is_key=True)
         elif len(slots) > 1 and part in (kinds := kinds_of(slots)):
             slots = [Slot(kinds[str(part)])]
         elif len(slots) > 1:

@@ -24,7 +24,7 @@ SpecKind = TypeVar("SpecKind", bound=Spec)
 
 _REFERENCE = re.compile(r"(?P<escape>\$)?\$\{env:(?P<name>[^}]*)(?P<end>\}?)")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_SECRET = re.compile(r"SECRET|PASSW|PASSPHRASE|CREDENTIAL|(KEY|TOKEN)S?(_|$)", re.IGNORECASE)
+_SECRET = re.compile(r"SECRET|PASSW|PASSPHRASE|CREDENTIAL|((^|_)(KEY|TOKEN)S?_|(KEY|TOKEN)S?$)", re.IGNORECASE)
 
 
 def load_job(path: Path, overrides: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> JobSpec:
@@ -82,7 +82,7 @@ def _read_text(path: Path) -> str:
     except (OSError, ValueError) as error:
         raise refuse(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if len(data) > MAX_BYTES:
-        raise refuse(f"more than {MAX_BYTES:,} bytes; keep data in a file of its own")
+        raise refuse(f"more than {MAX_BYTES} bytes; keep data in a file of its own")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -79,6 +79,6 @@ def _put(node: Node, key: str | int, child: Node) -> str | None:
     if not isinstance(node.value, list):
         return f"{node.shown()} is a value and has no fields"
     if not isinstance(key, int) or key >= len(node.value):
-        return f"`{key}` is not an entry of this list; its entries are 0 to {len(node.value) - 1}"
+        return f"`{key}` is not an entry of this list; its last one is {len(node.value) - 1}"
     node.value[key] = child
     return None

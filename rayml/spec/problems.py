@@ -38,7 +38,7 @@ def _problem(place: Place, fault: Any, spec: type[Spec], root: Node) -> Problem:
         what = _unknown_field(place, spec)
     elif fault["type"] == "value_error":
         what = str(fault["ctx"]["error"])
-    elif fault["loc"][-1:] == ("[key]",):
+    elif place.is_key:
         what = _misfit(str(place.path[-1]), show(str(place.path[-1])), place.slots)
     elif not is_there:
         what = f"missing; write {describe(place.slots)}"
@@ -71,19 +71,19 @@ def find(root: Node, path: Sequence[str | int]) -> tuple[Node, bool]:
 
 def _unknown_field(place: Place, spec: type[Spec]) -> str:
     name = str(place.path[-1])
-    homes: dict[str, list[str]] = {}
+    homes: dict[str, dict[str, list[str]]] = {}
     for path, kinds in _fields(spec, ""):
-        if path.rpartition(".")[2] == name:
-            homes.setdefault(path, []).extend(kinds)
-    here = homes.get(path_text(place.path))
+        homes.setdefault(path.rpartition(".")[2], {}).setdefault(path, []).extend(kinds)
+    here = homes.get(name, {}).get(path_text(place.path))
     if here:
         return f"no such field of kind {listed(list(kinds_of(place.around)))}, but of {listed(here)}"
     names = field_names(place.around)
     near = nearest(name, names)
     if near:
         return f"no such field; did you mean `{near}`?"
-    if homes:
-        return f"no such field here; did you mean {listed(list(homes)[:3])}?"
+    elsewhere = homes.get(nearest(name, homes, likeness=0.8) or "")
+    if elsewhere:
+        return f"no such field here; did you mean {listed(list(elsewhere)[:3])}?"
     return f"no such field; the fields here are {listed(names, 'and')}"
 
 

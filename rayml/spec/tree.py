@@ -7,7 +7,6 @@ the memory is taken.
 
 from __future__ import annotations
 
-import copy
 import math
 import re
 from collections.abc import Iterator
@@ -33,7 +32,8 @@ _FLOAT = re.compile(r"[-+]?(\.\d+|\d+\.\d*|(0|[1-9]\d*)(?=[eE]))([eE][-+]?\d+)?"
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _WORDS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _NULLS = {"null", "Null", "NULL", "~"}
-_UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""With the line breaks of Unicode, which YAML counts as lines and an editor does not."""
 
 _AT_ERROR, _AT_OPENING = "problem_mark", "context_mark"
 _SYNTAX = (
@@ -138,7 +138,7 @@ class _Composer:
     def node(self, event: Any, path: str, line: int, depth: int) -> Node:
         self.values += 1
         if self.values > MAX_VALUES:
-            raise self.fatal(line, f"more than {MAX_VALUES:,} values; keep data in a file of its own", path)
+            raise self.fatal(line, f"more than {MAX_VALUES} values; keep data in a file of its own", path)
         if isinstance(event, yaml.AliasEvent):
             return self.alias(event, path, line, depth)
         if event.tag is not None:
@@ -150,7 +150,7 @@ class _Composer:
             node = self.scalar(event, path, line)
         else:
             if depth >= MAX_DEPTH:
-                raise self.fatal(line, f"nested more than {MAX_DEPTH} deep", path[:200])
+                raise self.fatal(line, f"nested more than {MAX_DEPTH} deep")
             is_mapping = isinstance(event, yaml.MappingStartEvent)
             value = self.mapping(path, depth) if is_mapping else self.sequence(path, depth)
             node = self.at(line, value)
@@ -172,10 +172,19 @@ class _Composer:
         values, height = _measure(node)
         self.aliased += values
         if self.aliased > MAX_ALIASED:
-            raise self.fatal(line, f"aliases add more than {MAX_ALIASED:,} values", path)
+            raise self.fatal(line, f"aliases add more than {MAX_ALIASED} values", path)
         if depth + height > MAX_DEPTH:
-            raise self.fatal(line, f"nested more than {MAX_DEPTH} deep", path[:200])
-        return copy.deepcopy(node)
+            raise self.fatal(line, f"nested more than {MAX_DEPTH} deep")
+        return self.copy(node, line)
+
+    def copy(self, node: Node, line: int) -> Node:
+        """The value of an anchor, with the line of the alias: that is where its path stands."""
+        value = node.value
+        if isinstance(value, dict):
+            value = {key: self.copy(child, line) for key, child in value.items()}
+        elif isinstance(value, list):
+            value = [self.copy(child, line) for child in value]
+        return self.at(line, value, node.text)
 
     def scalar(self, event: Any, path: str, line: int) -> Node:
         if not event.implicit[0] and event.tag is None:
@@ -206,8 +215,8 @@ class _Composer:
                 continue
             node = self.node(event, key_path, line, depth + 1)
             if key in entries:
-                first = f" in line {lines[key] + 1}" if self.numbered else ""
-                self.problems.append(self.problem(line, key_path, f"written twice, first{first}; keep one of them"))
+                first = f", first in line {lines[key] + 1}" if self.numbered else ""
+                self.problems.append(self.problem(line, key_path, f"written twice{first}; keep one of them"))
             else:
                 entries[key], lines[key] = node, line
         return entries

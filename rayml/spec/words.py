@@ -37,10 +37,10 @@ def listed(choices: Sequence[object], last: str = "or") -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}"
 
 
-def nearest(word: str, names: Iterable[str]) -> str | None:
+def nearest(word: str, names: Iterable[str], likeness: float = 0.6) -> str | None:
     """The name that was probably meant, or None where none is near."""
     if len(word) > NAME_CHARS:
         return None
     folded = {name.lower().replace("-", "_"): name for name in names}
-    match = difflib.get_close_matches(word.lower().replace("-", "_"), folded, n=1, cutoff=0.6)
+    match = difflib.get_close_matches(word.lower().replace("-", "_"), folded, n=1, cutoff=likeness)
     return folded[match[0]] if match else None

@@ -9,47 +9,35 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from rayml.errors import StageError
 from rayml.spec.data import SklearnSource
-from rayml.stages.data.columns import choose_columns, vector_features
+from rayml.stages.data.columns import column_types
 from rayml.stages.data.config import DataConfig
-from rayml.stages.data.pictures import image_rule
-from rayml.stages.data.rows import Origin, Reading, make_block
+from rayml.stages.data.rows import Origin, Reading
+from rayml.stages.data.rule import row_rule
 
 
 def read_sklearn(source: SklearnSource, config: DataConfig) -> Reading:
     """digits as images, the others as tables with their own column and class names."""
     from sklearn import datasets
 
+    loaded = getattr(datasets, f"load_{source.name}")()
+    if source.name == "digits":
+        columns = {"image": _digits_pixels(loaded.images)}
+    else:
+        columns = {str(name): pa.array(loaded.data[:, place]) for place, name in enumerate(loaded.feature_names)}
+    classes = [str(name) for name in loaded.target_names]
+    labels = pa.array([classes[target] for target in loaded.target])
+    table = pa.table([*columns.values(), labels], names=[*columns, config.label])
     name = f"sklearn/{source.name}"
     origin = Origin(0, name)
-    images = source.name == "digits"
-    if images != (config.task == "image_classification"):
-        holds = "images" if images else "a table"
-        raise StageError(f"the data set holds {holds}; the task {config.task} does not fit", where=name)
-    loaded = getattr(datasets, f"load_{source.name}")()
-    classes = [str(target) for target in loaded.target_names]
-    labels = pa.array([classes[target] for target in loaded.target], pa.string())
-    rows = np.arange(len(labels), dtype=np.int64)
-    if images:
-        pixels = _digits_pixels(loaded.images)
-        rule = image_rule("image", config, lambda: (8, 8, 1), origin.place(0))
-        block = make_block(0, rows, labels, rule.fit(pixels, origin.place(0)))
-        return Reading(rule.feature, (name,), (origin,), (partial(_as_it_is, block),))
-    columns = {str(column): loaded.data[:, place] for place, column in enumerate(loaded.feature_names)}
-    table = pa.table(columns)
-    vector = choose_columns(
-        dict(zip([*table.column_names, config.label], [*table.schema.types, pa.string()], strict=True)), config, name
-    )
-    features = vector_features(table, vector.columns, origin, rows, refuse_missing=True)
-    block = make_block(0, rows, labels, features)
-    unused = tuple(column for column in columns if column not in vector.columns)
-    return Reading(vector, (name,), (origin,), (partial(_as_it_is, block),), ignored=unused)
+    rule = row_rule(column_types(table.schema, name), config, name, lambda column: table.column(column).slice(0, 1))
+    block = rule.block(table, origin, 0)
+    return Reading(rule.feature, (name,), (origin,), (partial(_as_it_is, block),), ignored=rule.ignored)
 
 
-def _digits_pixels(images: NDArray[Any]) -> NDArray[np.uint8]:
+def _digits_pixels(images: NDArray[Any]) -> pa.Array:
     """`[rows, 8, 8] float64` of 0 ... 16 as `[rows, 8, 8, 1] uint8` of 0 ... 255."""
-    return np.round(images * 255 / 16).astype(np.uint8)[..., None]
+    return pa.FixedShapeTensorArray.from_numpy_ndarray(np.round(images * 255 / 16).astype(np.uint8)[..., None])
 
 
 def _as_it_is(block: pa.Table) -> list[pa.Table]:

@@ -25,14 +25,14 @@ def choose_columns(columns: Mapping[str, pa.DataType], config: DataConfig, shown
         shown: the file they were read from, for errors.
 
     Raises:
-        StageError: the label or a named column is absent, a named column holds no numbers, or there is none.
+        StageError: a named column is absent or holds no numbers, or there is none.
     """
-    require_column(columns, config.label, "data.label", shown)
     if config.columns == "auto":
         names = tuple(name for name, kind in columns.items() if name != config.label and is_number(kind))
         if not names:
             raise StageError(
-                f"no column of numbers beside the label `{config.label}`; found {describe_columns(columns)}", where=shown
+                f"no column of numbers beside the label `{config.label}`; found {describe_columns(columns)}",
+                where=shown,
             )
         return VectorFeature(columns=names)
     for name in config.columns:
@@ -68,7 +68,10 @@ def describe_columns(columns: Mapping[str, pa.DataType]) -> str:
 
 def is_number(kind: pa.DataType) -> bool:
     return bool(
-        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind) or pa.types.is_decimal(kind)
+        pa.types.is_integer(kind)
+        or pa.types.is_floating(kind)
+        or pa.types.is_boolean(kind)
+        or pa.types.is_decimal(kind)
     )
 
 
@@ -88,13 +91,12 @@ def vector_features(
     """The named columns side by side, `[rows, columns] float32`; an empty value is NaN.
 
     Raises:
-        StageError: a column is absent or holds no numbers, a number is infinite in float32, or a value is missing and
+        StageError: a column holds no numbers, a number is infinite in float32, or a value is missing and
             `refuse_missing` says that it must not be.
     """
     types = column_types(table.schema, origin.shown)
     features = np.empty((len(rows), len(columns)), np.float32)
     for place, name in enumerate(columns):
-        require_column(types, name, "the first file", origin.shown)
         if not (is_number(types[name]) or pa.types.is_null(types[name])):
             kind = "text" if is_text(types[name]) else types[name]
             raise StageError(f"the column `{name}` holds {kind} here and numbers in the first file", where=origin.shown)

@@ -1,8 +1,8 @@
 """The typed row between reading and writing: where it came from, its label as text, its feature as numbers.
 
-A block of rows is a pyarrow Table of four columns: `file` int32 (index into the source's sorted file names), `row` int64
-(from 0, within the file), `label` string, and `feature`, a fixed size list of uint8 or float32 in C order. A row's place
-(file, row) decides its position and its sample id, so neither depends on how the reading was cut into tasks.
+A block of rows is a pyarrow Table of four columns: `file` int32 (index into the source's sorted file names), `row`
+int64 (from 0, within the file), `label` string, and `feature`, a fixed size list of uint8 or float32 in C order. The
+place of a row (file, row) decides its position and its sample id; neither depends on how the reading is cut into tasks.
 """
 
 from __future__ import annotations

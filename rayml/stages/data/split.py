@@ -24,8 +24,8 @@ def split_rows(
 ) -> NDArray[np.uint8]:
     """Assign every row to a split, `[rows] uint8`, an index into SPLITS.
 
-    Each class by itself (or all rows together, without `stratify`) is put in the order of a hash of (seed, id) and cut at
-    the shares, so that what a row gets depends on the ids of the rows and never on their order.
+    Each class by itself (or all rows together, without `stratify`) is put in the order of a hash of (seed, id) and cut
+    at the shares, so that what a row gets depends on the ids of the rows and never on their order.
 
     Args:
         ids: `[rows] int64`, all different.

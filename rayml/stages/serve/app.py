@@ -25,6 +25,7 @@ from rayml.stages.serve.protocol import infer, model_metadata
 from rayml.stages.serve.records import FORM, predict
 from rayml.stages.serve.wire import (
     App,
+    Body,
     Disconnected,
     Headers,
     Receive,
@@ -36,7 +37,6 @@ from rayml.stages.serve.wire import (
     declared_length,
     decompress,
     json_response,
-    read_body,
     refuse,
     request_id,
     send_response,
@@ -83,7 +83,7 @@ def create_app(model: ServedModel, *, key_hash: str | None, max_body: int, max_r
     executor = ThreadPoolExecutor(1, thread_name_prefix="infer")
     named = [(b"x-model-version", model.version.encode())]
 
-    async def answer(scope: Scope, headers: dict[bytes, bytes], receive: Receive) -> Response:
+    async def answer(scope: Scope, headers: dict[bytes, bytes], incoming: Body) -> Response:
         route = routes.get(scope["path"])
         if (
             authorized is not None
@@ -102,7 +102,7 @@ def create_app(model: ServedModel, *, key_hash: str | None, max_body: int, max_r
             return route.handler(Request(scope["path"], headers, b""))
         _check_media_type(headers, route)
         declared_length(headers, max_body)
-        body = await read_body(receive, max_body)
+        body = await incoming.read(max_body)
         encoding = headers.get(b"content-encoding", b"")
         if len(body) <= route.direct_bytes and not encoding:
             return route.handler(Request(scope["path"], headers, body))
@@ -117,8 +117,11 @@ def create_app(model: ServedModel, *, key_hash: str | None, max_body: int, max_r
             await _decline(scope, receive, send)
             return
         headers: dict[bytes, bytes] = dict(scope["headers"])
+        incoming = Body(receive)
+        # Without these two there is no body, and nothing to wait for.
+        incoming.whole = headers.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in headers
         try:
-            response = await answer(scope, headers, receive)
+            response = await answer(scope, headers, incoming)
         except Refusal as refusal:
             response = refuse(refusal)
         except Disconnected:
@@ -129,7 +132,7 @@ def create_app(model: ServedModel, *, key_hash: str | None, max_body: int, max_r
         extra: Headers = named
         if ECHOED not in scope:
             extra = [*named, (b"x-request-id", request_id(headers) or secrets.token_hex(8).encode())]
-        await send_response(send, response, extra)
+        await send_response(send, response, extra, incoming)
 
     return app
 

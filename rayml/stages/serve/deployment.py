@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any
+from typing import Any, cast
 
 from rayml.errors import StageError
 from rayml.stages.serve import haproxy
@@ -23,6 +23,7 @@ from rayml.stages.serve.keys import hash_key, new_key
 from rayml.stages.serve.model import load_model
 from rayml.stages.serve.wire import App
 
+_APPLICATION = "rayml"
 _READY_S = 60.0
 _STOP_S = 10.0
 _WATCH_S = 5.0
@@ -58,8 +59,10 @@ def start_endpoint(model_folder: Path, settings: Settings, run_folder: Path) -> 
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::", "localhost") else settings.host  # noqa: S104
     endpoint = Endpoint(f"http://{host}:{port}", model.name, model.version, key, os.getpid())
     _check_port(settings.host, port)
+    haproxy.prepare(run_folder)
     try:
         _deploy(model_folder, settings, port, None if key is None else hash_key(key))
+        _wait_running(settings)
         _wait_ready(endpoint)
     except BaseException:
         stop_endpoint(run_folder)
@@ -109,7 +112,7 @@ def _shut_down_serve() -> None:
     from ray import serve
 
     with suppress(Exception):
-        serve.shutdown()
+        cast("Any", serve).shutdown()
 
 
 def build_app(model_folder: str, settings: Settings, key_hash: str | None) -> App:
@@ -142,7 +145,7 @@ def _deploy(model_folder: Path, settings: Settings, port: int, key_hash: str | N
             }
         }
 
-    @serve.deployment(
+    deployment: Any = serve.deployment(
         name="model",
         ray_actor_options={"num_cpus": settings.cpus},
         max_ongoing_requests=64,
@@ -152,11 +155,33 @@ def _deploy(model_folder: Path, settings: Settings, port: int, key_hash: str | N
         graceful_shutdown_timeout_s=5,
         **scale,
     )
-    @serve.ingress(build)
-    class Model:
-        """Holds nothing; the application does."""
+    target = serve.RunTarget(deployment(serve.ingress(build)(_Replica)).bind(), name=_APPLICATION, route_prefix="/")
+    serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
-    serve.run(Model.bind(), name="rayml", route_prefix="/")
+
+def _wait_running(settings: Settings) -> None:
+    """Wait for the replicas with a deadline; Ray's own waiting has none where the cluster has no room for them."""
+    from ray import serve
+
+    deadline = time.monotonic() + _READY_S
+    while True:
+        application = serve.status().applications.get(_APPLICATION)
+        status = application.status.value if application is not None else "NOT_STARTED"
+        if status == "RUNNING":
+            return
+        message = application.message if application is not None else ""
+        if status == "DEPLOY_FAILED" or time.monotonic() > deadline:
+            last_line = (message.strip().splitlines() or ["no reason given"])[-1]
+            raise StageError(
+                f"the endpoint's replicas did not start ({status}): {last_line}",
+                where="serve",
+                hint=f"each of {settings.replicas_min} replicas needs {settings.cpus} free CPU and the model's folder",
+            )
+        time.sleep(0.05)
+
+
+class _Replica:
+    """What Ray Serve wants a class for; the application holds everything."""
 
 
 def _check_port(host: str, port: int) -> None:

@@ -16,6 +16,8 @@ import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+from rayml.artifacts.durable import write_atomic
+
 RECORD = "haproxy.json"
 _LONGEST_FOLDER = 26
 """Ray puts 56 hex digits and `/admin.sock` below it, HAProxy a suffix of a process id while it starts; 107 is the limit
@@ -27,16 +29,14 @@ _GUARD = "rayml.stages.serve.guard:middlewares"
 def serve_environment(folder: Path) -> dict[str, str]:
     """Environment variables that Ray must be started with for an endpoint to run in it.
 
-    Also ends what a dead attempt of the same run left, and writes the place of the new HAProxy's files to
-    `folder/haproxy.json`.
+    Also ends what a dead attempt of the same run left.
 
     Args:
         folder: the run's folder.
     """
     reap(folder)
     home = _short_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / RECORD).write_text(json.dumps({"home": str(home)}))
+    _write_record(folder, home)
     metrics, stats, fallback, first = free_ports(4)
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
@@ -55,12 +55,22 @@ def serve_environment(folder: Path) -> dict[str, str]:
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(min(first + 1000, 65535)),
         # A connection that says nothing for a minute is closed, so slow clients cannot hold all of them.
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
-        # Ray holds each replica 30 s before it ends it, for load balancers that poll. This HAProxy is told within 0.1 s.
+        # Ray holds each replica for 30 s before its end, for balancers that poll. This HAProxy is told within 0.1 s.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0.5",
         "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "0.5",
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "10",
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": _GUARD,
     }
+
+
+def prepare(folder: Path) -> None:
+    """Before each start of an endpoint: the folder of the environment exists, and the run records it."""
+    config = os.environ.get("RAY_SERVE_HAPROXY_CONFIG_FILE_LOC")
+    assert config is not None, "Ray was started without the variables of serve_environment"
+    home = Path(config).parent
+    if not home.is_dir():
+        home.mkdir(mode=0o700)
+    _write_record(folder, home)
 
 
 def reap(folder: Path) -> list[int]:
@@ -86,7 +96,7 @@ def reap(folder: Path) -> list[int]:
 
 
 def processes(home: Path) -> list[int]:
-    """Process ids of the HAProxy instances whose config file lies below `home`. Zombies hold nothing and do not count."""
+    """Ids of the HAProxy processes whose config file lies below `home`; zombies hold nothing and do not count."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -105,6 +115,11 @@ def free_ports(count: int) -> list[int]:
         for each in sockets:
             each.bind(("127.0.0.1", 0))
         return [each.getsockname()[1] for each in sockets]
+
+
+def _write_record(folder: Path, home: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / RECORD, json.dumps({"home": str(home)}).encode())
 
 
 def _short_folder() -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -83,7 +84,7 @@ def ask_predict(client: Client, classes: tuple[str, ...], inputs: Array, max_row
     for rows in _chunks(inputs, max_rows):
         records = rows.tolist()
         if rows.dtype.kind == "f":
-            records = [[None if value != value else value for value in record] for record in records]
+            records = [[None if math.isnan(value) else value for value in record] for record in records]
         document = client.ask_json("POST", "/predict", json.dumps({"instances": records}).encode())
         labels += [prediction["label"] for prediction in document["predictions"]]
         rows_found += [

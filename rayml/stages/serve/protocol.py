@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +21,7 @@ from rayml.stages.serve.tensors import (
     quote,
     to_binary,
 )
-from rayml.stages.serve.wire import Refusal, Request, Response, json_response, load_json
+from rayml.stages.serve.wire import Refusal, Request, Response, dump_json, json_response, load_json
 
 HEADER_LENGTH = b"inference-header-content-length"
 _DIGITS = re.compile(rb"[0-9]{1,18}")
@@ -210,7 +209,7 @@ def _response(model: ServedModel, answer_id: str | None, wanted: list[Wanted], v
         document["id"] = answer_id
     if not binary:
         return json_response(document)
-    header = json.dumps(document, separators=(",", ":")).encode("ascii")
+    header = dump_json(document)
     return Response(
         b"".join([header, *binary]),
         headers=[(b"content-type", b"application/octet-stream"), (HEADER_LENGTH, b"%d" % len(header))],

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rayml.errors import StageError
+from rayml.ml.images import decode_image
 from rayml.ml.schema import ImageFeature, VectorFeature
 from rayml.stages.serve.model import OUTPUTS, ServedModel
 from rayml.stages.serve.protocol import Wanted, check_answer, check_input
@@ -97,13 +97,10 @@ def _image(where: str, record: Any, feature: ImageFeature) -> Array:
 
 
 def _decode(where: str, data: bytes, feature: ImageFeature) -> Array:
-    from rayml.ml.images import decode_image
-
     try:
-        image: Array = decode_image(data, feature.height, feature.width, feature.channels)
-    except StageError as error:
-        raise Refusal(400, f"{where}: {error.what}") from None
-    return image
+        return decode_image(data, feature.height, feature.width, feature.channels)
+    except ValueError as error:
+        raise Refusal(400, f"{where}: {error}") from None
 
 
 def _table(records: list[Any], feature: VectorFeature, *, missing_allowed: bool) -> Array:

@@ -20,10 +20,8 @@ Array = npt.NDArray[Any]
 DATATYPES = {"bool": "BOOL", "uint8": "UINT8", "float32": "FP32", "str": "BYTES"}
 """numpy name to the protocol's name, for what rayml's models take and give."""
 
-KNOWN_DATATYPES = frozenset(
-    ["BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64"]
-    + ["FP16", "BF16", "FP32", "FP64", "BYTES"]
-)
+_WHOLE = frozenset(["UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64"])
+KNOWN_DATATYPES = _WHOLE | {"BOOL", "FP16", "BF16", "FP32", "FP64", "BYTES"}
 
 _MAX_DIMENSIONS = 8
 _LARGEST_DIMENSION = 2**31

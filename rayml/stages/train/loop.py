@@ -77,10 +77,9 @@ class LoopState:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
-def train(config: LoopConfig, emit: Emit) -> LoopState:
+def train(config: LoopConfig, device: torch.device, emit: Emit) -> LoopState:
     """Train until the last epoch, from the newest whole checkpoint if there is one. Runs on every rank."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
-    device = worker_device()
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
 
@@ -131,15 +130,6 @@ def train(config: LoopConfig, emit: Emit) -> LoopState:
         write_checkpoint(config, model, optimizer, state, rank, best=improved)
         emit("epoch", **record)
     return state
-
-
-def worker_device() -> torch.device:
-    """The GPU that Ray gave this worker, or the CPU."""
-    from ray.train.torch import get_device
-
-    device = get_device()
-    assert isinstance(device, torch.device), "a worker has one device"
-    return device
 
 
 def build_optimizer(config: dict[str, Any], model: torch.nn.Module) -> Optimizer:

@@ -96,6 +96,7 @@ def loop_config(step: Step, data: Path, checkpoints: Path, context: Context) -> 
 def work(settings: dict[str, Any]) -> None:
     """What Ray Train calls on each worker."""
     import torch.distributed as dist
+    from ray.train.torch import get_device
 
     rank = dist.get_rank()
     log_to_file(Path(settings["logs"]), rank)
@@ -103,7 +104,7 @@ def work(settings: dict[str, Any]) -> None:
 
     emit = settings["relay"] if rank == 0 else ignore
     try:
-        loop.train(loop.LoopConfig(**settings["loop"]), emit)
+        loop.train(loop.LoopConfig(**settings["loop"]), get_device(), emit)
     except BaseException:
         traceback.print_exc()
         raise

@@ -39,7 +39,7 @@ def table_schema(missing: tuple[float, ...] | None = None) -> Schema:
     return Schema(feature=VectorFeature(columns=COLUMNS), label="art", classes=CLASSES[:3], normalization=normalization)
 
 
-def write_model(folder: Path, schema: Schema, name: str = "ziffern", **metadata: object) -> Path:
+def write_model(folder: Path, schema: Schema, metadata: dict[str, object] | None = None) -> Path:
     """softmax(flatten(x / 255) @ W) with weights of a fixed seed; NaN counts as 0, as a fitted imputation would."""
     feature, classes = schema.feature, len(schema.classes)
     width = int(np.prod(feature.shape))
@@ -69,8 +69,8 @@ def write_model(folder: Path, schema: Schema, name: str = "ziffern", **metadata:
         [*(numpy_helper.from_array(value, key) for key, value in constants.items()), labels],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
-    document = {"schema": schema.model_dump(), "run": "r1", "model": name, "version": VERSION, "opset": 20}
-    helper.set_model_props(model, {"rayml": json.dumps({**document, **metadata})})
+    document = {"schema": schema.model_dump(), "run": "r1", "model": "ziffern", "version": VERSION, "opset": 20}
+    helper.set_model_props(model, {"rayml": json.dumps({**document, **(metadata or {})})})
     folder.mkdir(parents=True, exist_ok=True)
     onnx.save(model, folder / "model.onnx")
     return folder
@@ -97,6 +97,11 @@ def serving(app: object) -> Iterator[int]:
 @pytest.fixture(scope="session")
 def write_model_file() -> Callable[..., Path]:
     return write_model
+
+
+@pytest.fixture(scope="session")
+def serving_app() -> Callable[..., object]:
+    return serving
 
 
 @pytest.fixture(scope="session")

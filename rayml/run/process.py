@@ -1,0 +1,32 @@
+"""How a process that a command line started ends: with its parent, and in good order."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import signal
+from types import FrameType
+
+PR_SET_PDEATHSIG = 1
+
+
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM arrived."""
+
+
+def die_with_parent() -> None:
+    """Ask Linux for a SIGTERM when the command line that started this process is killed."""
+    if platform.system() == "Linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def interrupt_on_signals() -> None:
+    """Unwind the main thread once on SIGTERM or SIGINT; a second signal must not cut the clean-up short."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupt)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, signal.SIG_IGN)
+    raise Interrupted

@@ -1,0 +1,114 @@
+"""Runs the training loop on several gloo ranks without Ray: what the loop does is the same, and it starts in a second."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import socket
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rayml.ml.schema import ImageFeature, Normalization, Schema
+from rayml.ml.shards import write_shard
+
+# One process imports torch; every rank is forked from it, so that a test costs tenths of a second and not seconds.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["rayml.stages.train.loop", "rayml.ml.shards"])
+
+
+def run_rank(settings: dict[str, Any], rank: int, world_size: int, port: int) -> None:
+    """One rank, in a process of its own. `die_at` kills it before its n-th training step."""
+    import torch
+    import torch.distributed as dist
+
+    from rayml.stages.train import loop
+
+    settings = dict(settings)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    errors = os.open(settings.pop("errors"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(errors, 2)
+    dist.init_process_group("gloo", rank=rank, world_size=world_size)
+    events = open(settings.pop("events"), "a", buffering=1)  # noqa: PTH123, SIM115 (closed by the end of the process)
+    die_at = settings.pop("die_at", None)
+
+    def emit(kind: str, **fields: Any) -> None:
+        if rank == 0:
+            events.write(json.dumps({"kind": kind, **fields}, default=float) + "\n")
+
+    if die_at is not None and rank == die_at["rank"]:
+        original, calls = loop.train_step, iter(range(1, 10**6))
+
+        def deadly(*args: Any, **kwargs: Any) -> torch.Tensor:
+            if next(calls) == die_at["call"]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*args, **kwargs)
+
+        loop.train_step = deadly
+    loop.train(loop.LoopConfig(**settings), torch.device("cpu"), emit)
+    dist.destroy_process_group()
+
+
+def make_shards(folder: Path, train: int = 70, val: int = 20, classes: int = 3, shard_rows: int = 1000) -> Path:
+    """Small images whose class can be learnt: class c is bright in column c."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(5)
+    schema = Schema(
+        feature=ImageFeature(height=6, width=5, channels=1),
+        label="label",
+        classes=tuple("abcdefgh"[:classes]),
+        normalization=Normalization(offset=(60.0,), scale=(40.0,)),
+    )
+    (folder / "schema.json").write_text(schema.model_dump_json())
+    first_id = 1000
+    for split, rows in (("train", train), ("val", val), ("test", 10)):
+        labels = rng.integers(0, classes, rows)
+        images = rng.integers(0, 120, (rows, 6, 5, 1)).astype(np.uint8)
+        images[np.arange(rows), :, labels] += 100
+        ids = np.arange(first_id, first_id + rows, dtype=np.int64) * 7919
+        first_id += rows
+        for number, start in enumerate(range(0, rows, shard_rows)):
+            part = slice(start, start + shard_rows)
+            write_shard(folder / f"{split}-{number:05}.arrow", ids[part], images[part], labels[part])
+    return folder
+
+
+def loop_settings(data: Path, work: Path, **changes: Any) -> dict[str, Any]:
+    settings = {
+        "model": {"kind": "small_cnn", "width": 8, "dropout": 0.2},
+        "optimizer": {"kind": "adamw", "lr": 0.01, "weight_decay": 0.01, "betas": [0.9, 0.999]},
+        "epochs": 3,
+        "batch_size": 16,
+        "seed": 7,
+        "best_metric": "val/accuracy",
+        "best_goal": "max",
+        "every_steps": None,
+        "keep": 2,
+        "threads": 1,
+        "data": str(data),
+        "checkpoints": str(work / "checkpoints"),
+        "code": None,
+        "events": str(work / "events.jsonl"),
+        "errors": str(work / "errors.log"),
+    }
+    return {**settings, **changes}
+
+
+def run_ranks(settings: dict[str, Any], world_size: int, timeout: float = 120) -> list[int]:
+    """The exit codes of the ranks. Those that wait for a dead one are ended once it is gone."""
+    Path(settings["checkpoints"]).mkdir(parents=True, exist_ok=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    ranks = [PROCESSES.Process(target=run_rank, args=(settings, rank, world_size, port)) for rank in range(world_size)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(timeout)
+        if process.is_alive():
+            process.kill()
+            process.join()
+    return [process.exitcode for process in ranks]
