@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,34 +15,29 @@ MAX_PIXELS = 2**26
 Pixels = NDArray[np.uint8]
 
 
-def image_shape(data: bytes) -> tuple[int, int, int]:
-    """Height, width and channels (1 gray, 3 color) as they are upright, read from the header alone.
-
-    Raises:
-        ValueError: the bytes are not an image that can be decoded here.
-    """
-    with _opened(data) as image:
-        width, height = image.size
-        # EXIF orientations 5 to 8 turn the image by a quarter (EXIF 2.32, tag 0x0112).
-        if image.getexif().get(0x0112, 1) >= 5:
-            width, height = height, width
-        return height, width, 1 if _is_gray(image.mode) else 3
-
-
 def decode_image(data: bytes, height: int, width: int, channels: int) -> Pixels:
-    """Decode a PNG, JPEG, BMP or WebP file and bring it to a size.
-
-    The EXIF orientation is applied, transparency is laid on white, 16-bit gray keeps its upper 8 bits, the first frame
-    of several is taken, and another size is reached by bilinear resampling over the whole area of each new pixel.
+    """Decode a PNG, JPEG, BMP or WebP file and bring it to a size, as `decode_upright` and `resize_image` do.
 
     Args:
         data: the bytes of the file.
         height: pixels of the result.
         width: pixels of the result.
-        channels: 1 gray (ITU-R 601 luma of a color image) or 3 RGB.
+        channels: 1 gray or 3 RGB.
 
     Returns:
         `[height, width, channels] uint8`.
+
+    Raises:
+        ValueError: the bytes are not an image that can be decoded here.
+    """
+    return resize_image(decode_upright(data), height, width, channels)
+
+
+def decode_upright(data: bytes) -> Pixels:
+    """Decode a PNG, JPEG, BMP or WebP file at its own size, `[height, width, 1 gray or 3 RGB] uint8`.
+
+    The EXIF orientation is applied, transparency is laid on white, 16-bit gray keeps its upper 8 bits, and the first
+    frame of several is taken.
 
     Raises:
         ValueError: the bytes are not an image that can be decoded here.
@@ -54,14 +48,22 @@ def decode_image(data: bytes, height: int, width: int, channels: int) -> Pixels:
             image: Image.Image = ImageOps.exif_transpose(opened)
         except Exception as error:  # broken bytes raise anything: OSError, SyntaxError, struct.error, zlib.error
             raise ValueError(f"the image is damaged: {error}") from None
-    return _to_array(_flatten(image), height, width, channels)
+    return _to_array(_flatten(image))
 
 
 def resize_image(pixels: Pixels, height: int, width: int, channels: int) -> Pixels:
-    """Bring `[h, w, c] uint8` to `[height, width, channels] uint8` by the rules of `decode_image`."""
+    """Bring `[h, w, 1 or 3] uint8` to `[height, width, channels] uint8`.
+
+    Color becomes gray by ITU-R 601 luma. Another size is reached by bilinear resampling over the whole area of each
+    new pixel. What has that shape already is handed back as it is.
+    """
     if pixels.shape == (height, width, channels):
         return pixels
-    return _to_array(Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels), height, width, channels)
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    image = image.convert("L" if channels == 1 else "RGB")
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    return _to_array(image)
 
 
 def _opened(data: bytes) -> Image.Image:
@@ -95,9 +97,6 @@ def _flatten(image: Image.Image) -> Image.Image:
     return image.convert("L" if _is_gray(image.mode) else "RGB")
 
 
-def _to_array(image: Image.Image, height: int, width: int, channels: int) -> Pixels:
-    image = image.convert("L" if channels == 1 else "RGB")
-    if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-    array: NDArray[Any] = np.array(image, dtype=np.uint8)
-    return array.reshape(height, width, channels)
+def _to_array(image: Image.Image) -> Pixels:
+    array = np.array(image, dtype=np.uint8)
+    return array[..., None] if array.ndim == 2 else array

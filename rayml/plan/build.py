@@ -8,7 +8,7 @@ from typing import Any
 from rayml import __version__
 from rayml.artifacts.manifest import digest
 from rayml.errors import PlanError
-from rayml.plan.facts import GIB, Facts, runs_user_code
+from rayml.plan.facts import GIB, Facts
 from rayml.plan.plan import ClusterPlan, Plan, Resources, Step
 from rayml.spec.base import Spec
 from rayml.spec.cluster import ClusterSpec
@@ -94,7 +94,7 @@ def resolve_train(job: JobSpec, cluster: ClusterPlan, facts: Facts) -> Resolved:
         "optimizer": dump(train.optimizer),
         "best": {"metric": train.best.metric, "goal": resolve_goal(train.best.metric, train.best.goal)},
     }
-    every_steps = None if train.checkpoint.every_steps == "auto" else train.checkpoint.every_steps
+    every_steps = 0 if train.checkpoint.every_steps == "auto" else train.checkpoint.every_steps
     policy = {"retries": train.retries, "checkpoint": {"every_steps": every_steps, "keep": train.checkpoint.keep}}
     resources = Resources(
         workers=workers,
@@ -108,6 +108,7 @@ def resolve_train(job: JobSpec, cluster: ClusterPlan, facts: Facts) -> Resolved:
 def resolve_export(job: JobSpec, cluster: ClusterPlan, facts: Facts) -> Resolved:
     assert job.export is not None, "a step is made of a section that is present"
     config = {
+        "name": job.name,
         "formats": list(job.export.formats),
         "opset": AUTO_OPSET if job.export.opset == "auto" else job.export.opset,
         "parity": {"samples": job.export.parity.samples},
@@ -191,8 +192,3 @@ def cut_after(plan: Plan, last: str) -> Plan:
     if last not in names:
         raise PlanError(f"{last} is not a step of this job", where="--to", hint=f"its steps: {', '.join(names)}")
     return plan.model_copy(update={"steps": plan.steps[: names.index(last) + 1]})
-
-
-def user_stages(job: JobSpec) -> list[str]:
-    """The stages that run modules of the job's `code:` folder; `plan` shows them."""
-    return [stage for stage in INPUTS if getattr(job, stage) is not None and runs_user_code(stage, job)]

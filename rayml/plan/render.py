@@ -10,6 +10,15 @@ from rayml.plan.show import Forecast
 if TYPE_CHECKING:
     from rich.console import Console
 
+FROM_DATA = "from data"
+LATER = {
+    "data.image.size": FROM_DATA,
+    "data.image.channels": FROM_DATA,
+    "data.columns": FROM_DATA,
+    "serve.port": "a free one, asked for when the endpoint starts",
+}
+"""What only the data, or the moment, can say; nothing else may still be "auto" in a plan."""
+
 
 def plan_json(plan: Plan, planned: Forecast) -> dict[str, Any]:
     """Plan and forecast as one document."""
@@ -48,7 +57,7 @@ def print_plan(console: Console, plan: Plan, planned: Forecast) -> None:
         table.add_row(step.name, step.resources, status, Text(step.reason), estimate(step.estimate_s), step.key[:12])
     console.print(table)
     console.print(Text("resolved", style="dim"))
-    for path, value in resolved_values(planned):
+    for path, value in resolved_values(plan, planned):
         console.print(f"  {path} = {value}", highlight=False, markup=False, soft_wrap=True)
     console.print(summary(planned))
 
@@ -60,10 +69,11 @@ def estimate(seconds: float | None) -> str:
     return f"{seconds:.1f} s" if seconds else "0"
 
 
-def resolved_values(planned: Forecast) -> list[tuple[str, Any]]:
+def resolved_values(plan: Plan, planned: Forecast) -> list[tuple[str, Any]]:
     """Every leaf of every step's configuration, and what only the data says."""
-    leaves = [leaf for step in planned.steps for leaf in walk(step.name, {**step.config, **step.policy})]
-    return [*leaves, *((f"data -> {name}", value) for name, value in planned.resolved.items())]
+    leaves = [leaf for step in plan.steps for leaf in walk(step.name, {**step.config, **step.policy})]
+    shown = [(path, LATER.get(path, value) if value == "auto" else value) for path, value in leaves]
+    return [*shown, *((f"data -> {name}", value) for name, value in planned.resolved.items())]
 
 
 def walk(path: str, value: Any) -> list[tuple[str, Any]]:

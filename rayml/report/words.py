@@ -101,7 +101,8 @@ def count(amount: int, noun: str) -> str:
 
 def bound(text: str) -> str:
     """A gate as it is read: `≥ 0.95`, `≤ 10⁻⁴`."""
-    comparison, _, limit = text.strip().partition(" ")
+    limit = text.strip().lstrip("<>=")
+    comparison, limit = text.strip().removesuffix(limit), limit.strip()
     return f"{_COMPARISONS.get(comparison, comparison)} {power(float(limit)) if 'e' in limit else limit}"
 
 

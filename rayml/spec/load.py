@@ -18,7 +18,7 @@ from rayml.spec.job import JobSpec
 from rayml.spec.overrides import override
 from rayml.spec.problems import find, problems_of, truth_values
 from rayml.spec.tree import MAX_BYTES, Node, join, parse_yaml, resolve
-from rayml.spec.words import nearest
+from rayml.spec.words import nearest, shorten
 
 SpecKind = TypeVar("SpecKind", bound=Spec)
 
@@ -111,14 +111,11 @@ def _checked(
     try:
         value = spec.model_validate(tree.plain())
     except ValidationError as error:
-        problems += [each for each in problems_of(error, spec, tree) if not _is_covered(each, problems)]
+        told = {problem.path for problem in problems} - {""}
+        problems += [problem for problem in problems_of(error, spec, tree) if not _is_told(problem.path, told)]
     if problems:
         raise _in_order(problems)
     return value
-
-
-def _in_order(problems: list[Problem]) -> SpecError:
-    return SpecError(sorted(problems, key=lambda problem: (problem.line is None, problem.line or 0)))
 
 
 def _insert_environment(node: Node, path: str, environ: Mapping[str, str]) -> list[Problem]:
@@ -163,15 +160,20 @@ def _refusal(name: str, end: str, environ: Mapping[str, str]) -> str | None:
     if not end:
         return "`${env:` has no `}`; write `${env:NAME}`, or `$${env:` for the text itself"
     if not _VARIABLE.fullmatch(name):
-        return f"`{name[:40]}` is not the name of an environment variable; letters, digits and `_` fit"
+        return f"`{shorten(name)}` is not the name of an environment variable; letters, digits and `_` fit"
     if _SECRET.search(name):
-        what = f"`{name[:40]}` looks like a secret, and the values of a job file are kept with its run"
+        what = f"`{shorten(name)}` looks like a secret, and the values of a job file are kept with its run"
         return f"{what}; let the code that needs it read it from the environment"
     if name not in environ:
-        return f"the environment variable `{name[:40]}` is not set; `export {name[:40]}=...` sets it"
+        return f"the environment variable `{shorten(name)}` is not set; `export {name}=...` sets it"
     return None
 
 
-def _is_covered(problem: Problem, problems: Sequence[Problem]) -> bool:
-    """Whether a problem of the same value, or of the section around it, has been named already."""
-    return any(problem.path == each.path or problem.path.startswith(f"{each.path}.") for each in problems if each.path)
+def _is_told(path: str, told: set[str]) -> bool:
+    """Whether a problem of the same value, or of a section around it, has been named already."""
+    parts = path.split(".")
+    return any(".".join(parts[:length]) in told for length in range(1, len(parts) + 1))
+
+
+def _in_order(problems: list[Problem]) -> SpecError:
+    return SpecError(sorted(problems, key=lambda problem: (problem.line is None, problem.line or 0)))

@@ -25,7 +25,7 @@ from rayml.artifacts.store import Artifact
 from rayml.errors import StageError
 from rayml.plan.plan import ClusterPlan, Plan, Resources, Step
 from rayml.stages.api import Context
-from rayml.stages.serve import haproxy
+from rayml.stages.serve import deployment, haproxy
 from rayml.stages.serve.client import Client
 from rayml.stages.serve.deployment import Settings, serve_forever, start_endpoint, stop_endpoint
 from rayml.stages.serve.endpoint import Endpoint, read_endpoint
@@ -164,7 +164,9 @@ def test_endpoint_behind_haproxy(cluster: SimpleNamespace, export: Path) -> None
         check_refusals(endpoint)
         with pytest.raises(StageError, match="cannot listen"):
             start_endpoint(export, Settings(port=port_of(endpoint)), cluster.folder)
-        assert listening(port_of(endpoint)), "a second start that fails leaves the first alone"
+        with pytest.raises(StageError, match="runs Ray Serve already"):
+            start_endpoint(export, Settings(), cluster.folder)
+        assert listening(port_of(endpoint)), "a start that fails leaves the first alone"
     finally:
         stop_endpoint(cluster.folder)
         stop_endpoint(cluster.folder)
@@ -217,6 +219,15 @@ def test_serves_until_told_to_stop(cluster: SimpleNamespace, export: Path) -> No
     assert signal.getsignal(signal.SIGTERM) == before
     assert seen[0].key is None
     assert not listening(port_of(seen[0]))
+
+
+def test_cluster_without_room(cluster: SimpleNamespace, export: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deployment, "_READY_S", 2.0)
+    monkeypatch.setattr(deployment, "_STOP_S", 1.0)
+    with pytest.raises(StageError, match="did not start") as caught:
+        start_endpoint(export, Settings(cpus=64), cluster.folder)
+    assert "64 free CPU" in caught.value.hint
+    assert haproxy.processes(cluster.home) == []
 
 
 def test_orphan_of_a_crash_is_reaped(cluster: SimpleNamespace, export: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rayml.ml.images import decode_image, image_shape, resize_image
+from rayml.ml.images import decode_image, decode_upright, resize_image
 
 HEIGHT, WIDTH = 7, 11
 COLOR = np.random.default_rng(1).integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)
@@ -25,14 +25,14 @@ def encode(pixels: np.ndarray | Image.Image, kind: str, **options) -> bytes:
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "WEBP"])
 def test_lossless_color_comes_back(kind: str) -> None:
     data = encode(COLOR, kind, **({"lossless": True} if kind == "WEBP" else {}))
-    assert image_shape(data) == (HEIGHT, WIDTH, 3)
+    assert decode_upright(data).shape == (HEIGHT, WIDTH, 3)
     np.testing.assert_array_equal(decode_image(data, HEIGHT, WIDTH, 3), COLOR)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP"])
 def test_lossless_gray_comes_back(kind: str) -> None:
     data = encode(GRAY, kind)
-    assert image_shape(data) == (HEIGHT, WIDTH, 1)
+    assert decode_upright(data).shape == (HEIGHT, WIDTH, 1)
     np.testing.assert_array_equal(decode_image(data, HEIGHT, WIDTH, 1), GRAY[..., None])
     np.testing.assert_array_equal(decode_image(data, HEIGHT, WIDTH, 3), np.repeat(GRAY[..., None], 3, axis=2))
 
@@ -40,7 +40,7 @@ def test_lossless_gray_comes_back(kind: str) -> None:
 def test_jpeg_is_close_and_gray_jpeg_stays_gray() -> None:
     smooth = np.tile(np.arange(64, dtype=np.uint8) * 4, (48, 1))
     data = encode(smooth, "JPEG", quality=95)
-    assert image_shape(data) == (48, 64, 1)
+    assert decode_upright(data).shape == (48, 64, 1)
     assert np.abs(decode_image(data, 48, 64, 1)[..., 0].astype(int) - smooth).max() <= 4
 
 
@@ -56,7 +56,7 @@ def test_a_camera_held_sideways(orientation: int, turned: int) -> None:
     exif[0x0112] = orientation
     data = encode(COLOR, "PNG", exif=exif)
     upright = np.rot90(COLOR, turned)
-    assert image_shape(data) == upright.shape
+    assert decode_upright(data).shape == upright.shape
     np.testing.assert_array_equal(decode_image(data, *upright.shape), upright)
 
 
@@ -67,7 +67,7 @@ def test_transparency_is_laid_on_white() -> None:
     gray = Image.fromarray(pixels[..., 0]).convert("LA")
     gray.putalpha(Image.fromarray(pixels[..., 3]))
     data = encode(gray, "PNG")
-    assert image_shape(data) == (1, 3, 1)
+    assert decode_upright(data).shape == (1, 3, 1)
     np.testing.assert_array_equal(decode_image(data, 1, 3, 1)[0, :, 0], [255, 127, 0])
 
 
@@ -82,7 +82,7 @@ def test_a_palette_with_a_transparent_color() -> None:
 def test_16_bit_gray_keeps_its_upper_byte() -> None:
     values = np.array([[0, 255, 256, 0x1234, 0xFFFF]], np.uint16)
     data = encode(values, "PNG")
-    assert image_shape(data) == (1, 5, 1)
+    assert decode_upright(data).shape == (1, 5, 1)
     assert decode_image(data, 1, 5, 1)[0, :, 0].tolist() == [0, 0, 1, 0x12, 0xFF]
 
 

@@ -241,3 +241,8 @@ def test_nothing_heavy_is_imported() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=dict(os.environ)
     )
     assert run.stdout.strip() == "[]"
+
+
+def test_a_variable_name_over_two_lines_is_told_in_one(job_file: Path) -> None:
+    (problem,) = problems_of(job_file, 'name="${env:A\\nB}"')
+    assert problem.endswith("name: `A\\nB` is not the name of an environment variable; letters, digits and `_` fit")

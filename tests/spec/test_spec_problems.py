@@ -8,6 +8,7 @@ import pytest
 
 from rayml.errors import SpecError
 from rayml.spec.load import load_job
+from rayml.spec.problems import MAX_FAULTS
 
 GOLDEN = Path(__file__).with_name("wrong_jobs.txt")
 ENVIRONMENT = {"JOB_NAME": "Zähler 1", "EMPTY": ""}
@@ -70,3 +71,12 @@ def test_a_problem_inside_an_alias_has_the_line_of_the_alias(job_file: Path) -> 
         (10, "train.best.kind"),
         (10, "train.best.hidden"),
     ]
+
+
+def test_a_file_full_of_mistakes_is_answered_soon_and_says_that_it_was_cut(job_file: Path) -> None:
+    with job_file.open("a", encoding="utf-8") as file:
+        file.writelines(f"field{number}: 1\n" for number in range(20_000))
+    with pytest.raises(SpecError) as caught:
+        load_job(job_file)
+    assert len(caught.value.problems) == MAX_FAULTS + 1
+    assert caught.value.problems[-1].what == "more than 1000 places are wrong; these are the first"

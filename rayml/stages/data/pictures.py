@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from rayml.errors import StageError
-from rayml.ml.images import Pixels, decode_image, image_shape, resize_image
+from rayml.ml.images import Pixels, decode_upright, resize_image
 from rayml.ml.schema import ImageFeature
 from rayml.plan.sources import Listing, SourceFile
 from rayml.stages.data.columns import describe_columns
@@ -38,19 +38,17 @@ class ImageRule:
         """`[height, width, channels] uint8` from the bytes of a file; a StageError names `shown`."""
         if data is None:
             raise StageError(f"the image `{self.feature.name}` is missing", where=shown)
-        try:
-            if self.same_size or self.same_channels:
-                self._compare(image_shape(data), shown)
-            return decode_image(data, *self.feature.shape)
-        except ValueError as error:
-            raise StageError(str(error), where=shown) from None
+        pixels = _decode(data, shown)
+        self._compare(pixels.shape, shown)
+        return resize_image(pixels, self.feature.height, self.feature.width, self.feature.channels)
 
     def fit(self, pixels: Pixels, shown: str) -> Pixels:
         """The same for `[images, h, w, c] uint8` that needs no decoding."""
         self._compare(pixels.shape[1:], shown)
         if pixels.shape[1:] == self.feature.shape:
             return pixels
-        return np.stack([resize_image(image, *self.feature.shape) for image in pixels])
+        height, width, channels = self.feature.shape
+        return np.stack([resize_image(image, height, width, channels) for image in pixels])
 
     def _compare(self, shape: tuple[int, ...], shown: str) -> None:
         height, width, channels = shape
@@ -93,8 +91,13 @@ def file_shape(data: bytes | None, shown: str) -> tuple[int, int, int]:
     """Height, width and channels of an image file; a StageError names `shown`."""
     if data is None:
         raise StageError("the image is missing", where=shown)
+    height, width, channels = _decode(data, shown).shape
+    return height, width, channels
+
+
+def _decode(data: bytes, shown: str) -> Pixels:
     try:
-        return image_shape(data)
+        return decode_upright(data)
     except ValueError as error:
         raise StageError(str(error), where=shown) from None
 

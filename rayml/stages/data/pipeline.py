@@ -94,6 +94,8 @@ def read_rows(tasks: Sequence[Callable[[], Iterable[pa.Table]]]) -> Index:
 
 @ray.remote(num_cpus=1)
 def _index_block(block: pa.Table) -> tuple[NDArray[np.int32], Integers, Integers, list[str]]:
+    if not len(block):  # without rows Ray Data forgets the columns
+        return np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.int64), []
     labels = block.column("label").combine_chunks().dictionary_encode()
     return (
         block.column("file").to_numpy(),
@@ -199,10 +201,7 @@ def _causes() -> Iterator[None]:
     """Raise the RaymlError that a task raised in the place of Ray's error around it."""
     try:
         yield
-    except ray.exceptions.RayError as error:
-        cause: BaseException | None = error
-        while cause is not None and (isinstance(cause, ray.exceptions.RayError) or not isinstance(cause, RaymlError)):
-            cause = getattr(cause, "cause", None) or cause.__cause__
-        if cause is None:
-            raise
-        raise cause from None
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, RaymlError):
+            raise error.cause from None
+        raise

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
@@ -22,6 +23,10 @@ from rayml.stages.data.rule import RowRule, row_rule
 
 CSV_BYTES = 1 << 20
 """How much of a CSV file its columns' types are inferred from, and how much is parsed at a time."""
+
+UNREADABLE = (pa.ArrowInvalid, UnicodeDecodeError, OSError)
+"""What pyarrow raises for the bytes of a file."""
+_NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ def read_csv_source(listing: Listing, config: DataConfig) -> Reading:
     shown = files[0].origin.shown
     if config.task == "image_classification":
         raise StageError("a CSV file holds no images; the task image_classification needs them", where=shown)
-    columns = _csv_columns(files[0])
+    columns = _csv_columns(files[0], numbers=True)
     if all(pa.types.is_null(kind) for kind in columns.values()):
         raise StageError("the file has no rows", where=shown)
     rule = row_rule(columns, config, shown, lambda name: pa.chunked_array([], columns[name]))
@@ -77,11 +82,24 @@ def _table_files(listing: Listing) -> list[TableFile]:
     ]
 
 
-def _csv_columns(file: TableFile) -> dict[str, pa.DataType]:
+def _csv_columns(file: TableFile, *, numbers: bool = False) -> dict[str, pa.DataType]:
+    """Names and types of a file's columns, from its first CSV_BYTES.
+
+    With `numbers`, a column that is text only because of some values counts as numbers. Reading it then names the
+    first of those values; a column that one typing error turned into text would be left out without a word.
+    """
     try:
         with _open_csv(file.path) as reader:
-            return column_types(reader.schema, file.origin.shown)
-    except (pa.ArrowInvalid, OSError) as error:
+            types = column_types(reader.schema, file.origin.shown)
+            texts = [name for name, kind in types.items() if numbers and pa.types.is_string(kind)]
+            if not texts:
+                return types
+            batch = reader.read_next_batch()
+            for name in texts:
+                share = pc.mean(pc.match_substring_regex(batch.column(name), _NUMBER)).as_py()
+                types[name] = pa.float64() if share > 0.5 else types[name]
+            return types
+    except UNREADABLE as error:
         raise _unreadable(error, file) from None
 
 
@@ -120,14 +138,14 @@ def _read_csv_files(files: tuple[TableFile, ...], rule: RowRule, types: dict[str
                     if len(batch):
                         yield rule.block(pa.Table.from_batches([batch]), file.origin, start)
                     start += len(batch)
-        except (pa.ArrowInvalid, OSError) as error:
+        except UNREADABLE as error:
             raise _unreadable(error, file) from None
 
 
 def _open_parquet(file: TableFile) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(file.path)
-    except (pa.ArrowInvalid, OSError) as error:
+    except UNREADABLE as error:
         raise _unreadable(error, file) from None
 
 
@@ -165,7 +183,7 @@ def _read_parquet_files(files: tuple[TableFile, ...], rule: RowRule) -> Iterator
                     if len(batch):
                         yield rule.block(pa.Table.from_batches([batch]), file.origin, start)
                     start += len(batch)
-            except (pa.ArrowInvalid, OSError) as error:
+            except UNREADABLE as error:
                 raise _unreadable(error, file) from None
 
 
@@ -176,7 +194,9 @@ def _unreadable(error: Exception, file: TableFile) -> StageError:
         return StageError(f"cannot be read: {error.strerror}", where=shown)
     row = re.search(r"Row #(\d+): (.*)", str(error), re.DOTALL)
     if row is None:
-        return StageError(f"cannot be read: {error}", where=shown, hint="the file is damaged or not of this kind")
+        encoding = isinstance(error, UnicodeDecodeError) or "UTF8" in str(error)
+        hint = "save the file as UTF-8" if encoding else "the file is damaged or not of this kind"
+        return StageError(f"cannot be read: {error}", where=shown, hint=hint)
     column = re.search(r"In CSV column #(\d+)", str(error))
     name = f" column `{_csv_header(file.path)[int(column[1])]}`" if column else ""
     # pyarrow counts lines from 1, and the header is one of them.

@@ -85,7 +85,7 @@ def metadata(step: Step, inputs: Inputs, context: Context, schema: Schema) -> di
     """What the file says of itself, so that it can be served and traced without anything beside it."""
     return {
         "rayml": __version__,
-        "model": context.plan.job,
+        "model": step.config["name"],
         "run": context.run,
         "version": step.key[:12],
         "opset": step.config["opset"],

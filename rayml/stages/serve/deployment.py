@@ -51,7 +51,7 @@ def start_endpoint(model_folder: Path, settings: Settings, run_folder: Path) -> 
     """Deploy `model_folder/model.onnx` and wait until it answers. Ray runs already, with `serve_environment` set.
 
     Raises:
-        StageError: the model cannot be loaded, the port is taken, or the replicas do not come up.
+        StageError: the model cannot be loaded, the port or the cluster is taken, or the replicas do not come up.
     """
     model = load_model(model_folder, threads=settings.cpus)
     port = settings.port if settings.port is not None else haproxy.free_ports(1)[0]
@@ -59,6 +59,7 @@ def start_endpoint(model_folder: Path, settings: Settings, run_folder: Path) -> 
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::", "localhost") else settings.host  # noqa: S104
     endpoint = Endpoint(f"http://{host}:{port}", model.name, model.version, key, os.getpid())
     _check_port(settings.host, port)
+    _check_cluster()
     haproxy.prepare(run_folder)
     try:
         _deploy(model_folder, settings, port, None if key is None else hash_key(key))
@@ -76,12 +77,15 @@ def stop_endpoint(run_folder: Path) -> None:
     import ray
 
     (run_folder / RECORD).unlink(missing_ok=True)
+    # Ray waits up to 30 s for a controller that may be dead; what it leaves is ended below or by ray.shutdown.
+    stopping = Thread(target=_shut_down_serve, daemon=True)
     if ray.is_initialized():
-        # Ray waits up to 30 s for a controller that may be dead; what it leaves is ended below or by ray.shutdown.
-        stopping = Thread(target=_shut_down_serve, daemon=True)
         stopping.start()
         stopping.join(_STOP_S)
     haproxy.reap(run_folder)
+    if stopping.is_alive():
+        # A manager that still lives may start HAProxy again: keep the record for the reap after ray.shutdown.
+        haproxy.prepare(run_folder)
 
 
 def serve_forever(
@@ -108,19 +112,30 @@ def serve_forever(
             signal.signal(number, handler)
 
 
-def _shut_down_serve() -> None:
-    from ray import serve
+def _check_port(host: str, port: int) -> None:
+    """Refuse a taken port with a sentence, before HAProxy fails with a log file."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise StageError(
+                f"cannot listen on {host}:{port}: {error.strerror}",
+                where="serve.port",
+                hint="free that port, name another one, or write `port: auto`",
+            ) from error
 
-    with suppress(Exception):
-        cast("Any", serve).shutdown()
 
+def _check_cluster() -> None:
+    """Ray Serve is one per cluster: ours would take its settings from another's, and end it when it stops."""
+    import ray
 
-def build_app(model_folder: str, settings: Settings, key_hash: str | None) -> App:
-    """The application of one replica, with its model loaded and warm."""
-    from rayml.stages.serve.app import create_app
-
-    model = load_model(Path(model_folder), threads=settings.cpus)
-    return create_app(model, key_hash=key_hash, max_body=settings.max_body, max_rows=settings.max_rows)
+    if any(actor["name"] == "SERVE_CONTROLLER_ACTOR" for actor in ray.util.list_named_actors(all_namespaces=True)):
+        raise StageError(
+            "this Ray cluster runs Ray Serve already",
+            where="serve",
+            hint="stop the endpoint that runs there, or give this one a cluster of its own",
+        )
 
 
 def _deploy(model_folder: Path, settings: Settings, port: int, key_hash: str | None) -> None:
@@ -159,6 +174,18 @@ def _deploy(model_folder: Path, settings: Settings, port: int, key_hash: str | N
     serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
 
+def build_app(model_folder: str, settings: Settings, key_hash: str | None) -> App:
+    """The application of one replica, with its model loaded and warm."""
+    from rayml.stages.serve.app import create_app
+
+    model = load_model(Path(model_folder), threads=settings.cpus)
+    return create_app(model, key_hash=key_hash, max_body=settings.max_body, max_rows=settings.max_rows)
+
+
+class _Replica:
+    """What Ray Serve wants a class for; the application holds everything."""
+
+
 def _wait_running(settings: Settings) -> None:
     """Wait for the replicas with a deadline; Ray's own waiting has none where the cluster has no room for them."""
     from ray import serve
@@ -180,24 +207,6 @@ def _wait_running(settings: Settings) -> None:
         time.sleep(0.05)
 
 
-class _Replica:
-    """What Ray Serve wants a class for; the application holds everything."""
-
-
-def _check_port(host: str, port: int) -> None:
-    """Refuse a taken port with a sentence, before HAProxy fails with a log file."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise StageError(
-                f"cannot listen on {host}:{port}: {error.strerror}",
-                where="serve.port",
-                hint="free that port, name another one, or write `port: auto`",
-            ) from error
-
-
 def _wait_ready(endpoint: Endpoint) -> None:
     deadline = time.monotonic() + _READY_S
     while True:
@@ -210,3 +219,10 @@ def _wait_ready(endpoint: Endpoint) -> None:
                     f"the endpoint did not answer within {_READY_S:.0f} s: {error}", where=endpoint.url
                 ) from error
             time.sleep(0.02)
+
+
+def _shut_down_serve() -> None:
+    from ray import serve
+
+    with suppress(Exception):
+        cast("Any", serve).shutdown()

@@ -46,8 +46,8 @@ class LoopConfig:
     seed: int
     best_metric: str
     best_goal: str
-    every_steps: int | None
-    """None: only at the end of an epoch."""
+    every_steps: int
+    """0: only at the end of an epoch."""
     keep: int
     threads: int
     data: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ DEFAULTS: dict[str, Any] = {
 RunData = Callable[..., tuple[Outcome, Path]]
 
 
-def start_ray(cpus: int) -> None:
+@contextmanager
+def _ray(cpus: int) -> Iterator[None]:
     import ray
 
     ray.init(
@@ -39,15 +41,22 @@ def start_ray(cpus: int) -> None:
         log_to_driver=False,
         logging_level=logging.WARNING,
     )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@pytest.fixture
+def start_ray() -> Callable[[int], AbstractContextManager[None]]:
+    """`with start_ray(cpus):`."""
+    return _ray
 
 
 @pytest.fixture(scope="module")
 def ray_cluster() -> Iterator[None]:
-    import ray
-
-    start_ray(2)
-    yield
-    ray.shutdown()
+    with _ray(2):
+        yield
 
 
 @pytest.fixture

@@ -85,7 +85,7 @@ def loop_settings(data: Path, work: Path, **changes: Any) -> dict[str, Any]:
         "seed": 7,
         "best_metric": "val/accuracy",
         "best_goal": "max",
-        "every_steps": None,
+        "every_steps": 0,
         "keep": 2,
         "threads": 1,
         "data": str(data),
