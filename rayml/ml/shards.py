@@ -20,6 +20,10 @@ from rayml.ml.schema import SCHEMA_FILE, Schema
 
 Integers = NDArray[np.int64]
 
+ROW_BYTES = 4096
+"""From here on copying a row costs more than a turn of Python's loop (0.4 us), and numpy's scatter would copy it twice:
+555,000 instead of 400,000 rows of 12 KB a second over 8 shards."""
+
 
 def shard_name(split: str, number: int) -> str:
     """File name of a split's shard. Names sort in the order of rows."""
@@ -150,10 +154,14 @@ class ShardSet:
 
     def _gather_across(self, indices: Integers, out: NDArray[Any]) -> None:
         shard_of = np.searchsorted(self._ends, indices, side="right")
+        within = indices - (self._ends - [len(shard) for shard in self._features])[shard_of]
+        if out[:1].nbytes >= ROW_BYTES:
+            for place, (shard, row) in enumerate(zip(shard_of.tolist(), within.tolist(), strict=True)):
+                out[place] = self._features[shard][row]
+            return
         for shard in np.unique(shard_of):
             places = np.flatnonzero(shard_of == shard)
-            features = self._features[shard]
-            out[places] = features[indices[places] - (int(self._ends[shard]) - len(features))]
+            out[places] = self._features[shard][within[places]]
 
 
 def _map_shard(path: Path) -> tuple[Integers, NDArray[Any], Integers]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rayml.errors import BackendError
 from rayml.plan.plan import Plan
+from rayml.run.process import interrupt_on_signals
 from rayml.stages.serve.haproxy import reap, serve_environment
 
 RAY_ENVIRONMENT = {
@@ -62,6 +63,7 @@ class Session:
                 where="this machine",
                 hint=f"its own words are in {self._run_folder / 'driver.log'} and below {self._run_folder / 'logs'}",
             ) from error
+        interrupt_on_signals()  # ray.init puts handlers of its own, which end the process without a clean-up
 
     def stop(self) -> None:
         """End Ray and what it started, and keep its logs in the run folder."""

@@ -34,7 +34,9 @@ def rayml(home: Path, *arguments: str, timeout: float = 280) -> subprocess.Compl
 
 
 def start(home: Path, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+    """The command in the background; for `run`, once its run folder is there."""
+    before = len(run_folders(home))
+    process = subprocess.Popen(
         [sys.executable, "-m", "rayml.cli", *arguments],
         cwd=ROOT,
         env={**os.environ, "RAYML_HOME": str(home), "COLUMNS": "200"},
@@ -42,10 +44,13 @@ def start(home: Path, *arguments: str) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
     )
+    if arguments[0] == "run":
+        wait_for(lambda: len(run_folders(home)) > before, "the run's folder", 30)
+    return process
 
 
 def run_folders(home: Path) -> list[Path]:
-    return sorted((home / "runs").iterdir(), key=lambda path: path.stat().st_mtime)
+    return sorted((path.parent for path in (home / "runs").glob("*/plan.json")), key=lambda path: (path / "plan.json").stat().st_mtime)
 
 
 def wait_for(condition, what: str, timeout: float = 120):
@@ -180,8 +185,7 @@ LONG = ("--to", "train", "--set", "train.epochs=400", "--set", "train.checkpoint
 
 
 def train_events(home: Path) -> list[dict]:
-    folders = run_folders(home) if (home / "runs").exists() else []
-    return read_events(folders[-1] / "events.jsonl") if folders else []
+    return read_events(run_folders(home)[-1] / "events.jsonl")
 
 
 def epochs_done(home: Path) -> int:

@@ -66,6 +66,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespac
         yield SimpleNamespace(folder=folder, home=home)
     finally:
         ray.shutdown()
+        haproxy.reap(folder)
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 

@@ -25,7 +25,9 @@ def write_set(folder: Path, shape: tuple[int, ...], dtype: str, shard_rows: int)
 
 
 @pytest.mark.parametrize("shard_rows", [ROWS, 999, 300, 7])
-@pytest.mark.parametrize(("shape", "dtype"), [((8, 8, 1), "uint8"), ((5, 3, 3), "uint8"), ((13,), "float32")])
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [((8, 8, 1), "uint8"), ((5, 3, 3), "uint8"), ((13,), "float32"), ((40, 40, 3), "uint8")]
+)
 def test_rows_come_back_as_they_were_written(tmp_path: Path, shape, dtype, shard_rows) -> None:
     features, labels = write_set(tmp_path, shape, dtype, shard_rows)
     shards = ShardSet.open(tmp_path, "train")

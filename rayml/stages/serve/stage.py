@@ -35,10 +35,10 @@ def run(step: Step, inputs: Inputs, context: Context) -> Outcome:
     settings = settings_of(step)
     schema = load_model(export, threads=1).schema
     frozen = load_frozen(export, step.config["parity"]["samples"])
-    context.emit("progress", step=step.name, message="starting the endpoint")
+    context.emit("note", text="starting the endpoint")
     endpoint = start_endpoint(export, settings, context.run_folder)
     try:
-        context.emit("progress", step=step.name, message=f"checking {endpoint.url}")
+        context.emit("note", text=f"checking {endpoint.url}")
         outcome = check(endpoint, settings, schema, frozen)
     finally:
         stop_endpoint(context.run_folder)
