@@ -39,7 +39,7 @@ class Player:
                 start_new_session=True,
             )
         self._tree = Tree(self._process.pid)
-        self._waiting = False
+        self._waiting = self._ended = False
 
     def __enter__(self) -> Player:
         return self
@@ -71,6 +71,9 @@ class Player:
 
     def end(self, kindly: bool = True) -> None:
         """End all its processes: kindly where it has run its last lap, and by force where that takes too long."""
+        if self._ended:
+            return
+        self._ended = True
         self._tree.signal(signal.SIGCONT)
         try:
             if kindly:

@@ -31,7 +31,8 @@ class Preprocess(nn.Module):
 
     def forward(self, raw: Tensor) -> Tensor:
         values = raw.permute(0, 3, 1, 2) if self.is_image else raw
-        values = values.to(torch.float32)
+        # In the weights' layout: gradients of another one would be copied into DDP's buckets element by element.
+        values = values.to(torch.float32, memory_format=torch.contiguous_format)
         if self.missing is not None:
             values = torch.where(torch.isnan(values), self.missing, values)
         return (values - self.offset) / self.scale

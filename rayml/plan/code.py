@@ -10,7 +10,7 @@ from rayml.errors import PlanError
 PACKAGE = Path(__file__).parents[1]
 
 STAGE_CODE: dict[str, tuple[str, ...]] = {
-    "data": ("stages/data", "ml/schema.py", "ml/shards.py", "ml/images.py", "ml/usercode.py"),
+    "data": ("stages/data", "plan/sources.py", "ml/schema.py", "ml/shards.py", "ml/images.py", "ml/usercode.py"),
     "train": (
         "stages/train",
         "ml/schema.py",

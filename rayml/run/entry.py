@@ -14,7 +14,7 @@ from rayml.artifacts.store import LocalStore
 from rayml.errors import RaymlError
 from rayml.observe.events import EventLog
 from rayml.observe.runs import Home, RunFolder
-from rayml.run.process import Interrupted, die_with_parent, interrupt_on_signals
+from rayml.run.process import die_with_parent, interrupt_on_signals
 from rayml.run.runner import Runner
 from rayml.run.session import Session
 
@@ -42,7 +42,7 @@ def execute(home: Home, run: RunFolder) -> int:
         Runner(plan, LocalStore(home.artifacts), run.path, log, session).run()
     except RaymlError as failure:
         status, exit_code, error = "failed", failure.exit_code, failure.to_json()
-    except Interrupted:
+    except KeyboardInterrupt:
         status, exit_code = "interrupted", EXIT_INTERRUPTED
     except Exception as failure:
         traceback.print_exc()
@@ -53,7 +53,7 @@ def execute(home: Home, run: RunFolder) -> int:
         )
         status, exit_code, error = "failed", EXIT_BUG, bug.to_json()
     finally:
-        with contextlib.suppress(Interrupted):
+        with contextlib.suppress(KeyboardInterrupt):
             session.stop()
     seconds = round(time.perf_counter() - started, 3)
     log.emit("run_done", status=status, exit_code=exit_code, error=error, seconds=seconds)

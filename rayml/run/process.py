@@ -10,10 +10,6 @@ from types import FrameType
 PR_SET_PDEATHSIG = 1
 
 
-class Interrupted(BaseException):
-    """SIGINT or SIGTERM arrived."""
-
-
 def die_with_parent() -> None:
     """Ask Linux for a SIGTERM when the command line that started this process is killed."""
     if platform.system() == "Linux":
@@ -21,7 +17,10 @@ def die_with_parent() -> None:
 
 
 def interrupt_on_signals() -> None:
-    """Unwind the main thread once on SIGTERM or SIGINT; a second signal must not cut the clean-up short."""
+    """Raise KeyboardInterrupt once in the main thread, on SIGTERM or SIGINT; a second must not cut the clean-up short.
+
+    KeyboardInterrupt and no class of our own: it is the one that Ray hands on from inside `ray.get`.
+    """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupt)
 
@@ -29,4 +28,4 @@ def interrupt_on_signals() -> None:
 def _interrupt(number: int, frame: FrameType | None) -> None:
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, signal.SIG_IGN)
-    raise Interrupted
+    raise KeyboardInterrupt

@@ -37,6 +37,7 @@ class Session:
         if self._temporary is not None:
             return
         # Ray puts sockets below this folder, and a socket's path may have 107 characters: the run folder can be deeper.
+        # Ray opens its folder to everybody, so it stands inside one that only this user can enter.
         self._temporary = Path(tempfile.mkdtemp(prefix="rayml-"))
         os.environ.update(RAY_ENVIRONMENT)
         os.environ.update(serve_environment(self._run_folder))
@@ -55,7 +56,7 @@ class Session:
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.WARNING,
-                _temp_dir=str(self._temporary),
+                _temp_dir=str(self._temporary / "ray"),
             )
         except Exception as error:
             raise BackendError(
@@ -78,7 +79,7 @@ class Session:
         self._temporary = None
 
     def _keep_logs(self, temporary: Path) -> None:
-        for session in temporary.glob("session_2*"):
+        for session in temporary.glob("ray/session_2*"):
             if not session.is_symlink():
                 shutil.copytree(
                     session / "logs",

@@ -147,7 +147,7 @@ def test_step_checks_and_leaves_nothing_running(cluster: SimpleNamespace, export
     assert {check["name"] for check in outcome.facts["checks"]} >= {"key", "health without a key"}
     document = json.loads((tmp_path / "out" / "endpoint-check.json").read_text())
     assert document["metrics"] == outcome.metrics
-    assert [event["kind"] for event in events] == ["progress", "progress"]
+    assert [event["kind"] for event in events] == ["note", "note"]
     assert not listening(port)
     assert haproxy.processes(cluster.home) == []
     assert not (cluster.folder / "endpoint.json").exists()

@@ -150,8 +150,9 @@ def explain(error: Exception, context: Context) -> RaymlError:
 
 def root_cause(failure: Exception) -> Exception:
     """The exception below Ray's wrappers."""
-    inner = getattr(failure, "_base_exc", None) or getattr(failure, "cause", None) or failure.__cause__
-    return root_cause(inner) if isinstance(inner, Exception) and inner is not failure else failure
+    wrapped = (getattr(failure, name, None) for name in ("_base_exc", "health_check_failure", "cause", "__cause__"))
+    inner = next((each for each in wrapped if isinstance(each, Exception) and each is not failure), None)
+    return failure if inner is None else root_cause(inner)
 
 
 def is_death(cause: Exception) -> bool:

@@ -1,0 +1,171 @@
+"""`rayml bench train`: the steady state of rayml's training loop against a torchrun DDP loop written by hand."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rayml.bench.harness import Contest, Goal, Row, compete
+from rayml.bench.player import Player
+from rayml.bench.train_settings import TrainSettings
+from rayml.ml.schema import ImageFeature, Normalization, Schema
+from rayml.ml.shards import save_schema, shard_name, write_shard
+
+LOADER_WORKERS = (0, 1)
+START_LAPS = 2
+"""The first starts the processes; the second chooses between the alternative's loaders."""
+SAME_LOSS = 1e-6
+RANKS = 2
+BATCH_SIZE = 64
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a row trains on."""
+
+    name: str
+    rows: int
+    epochs_per_lap: int
+    pairs: int
+
+
+LOADS = {
+    "quick": (Load("ddp small cnn", rows=12_800, epochs_per_lap=1, pairs=7),),
+    "full": (
+        Load("ddp small cnn", rows=40_000, epochs_per_lap=1, pairs=20),
+        Load("ddp small cnn, 1,437 rows", rows=1_437, epochs_per_lap=10, pairs=20),
+    ),
+}
+"""1,437 rows are the digits' own training split: epochs of a few tenths of a second, each with a checkpoint."""
+
+
+def run(mode: str, say: Callable[[str], None]) -> list[Row]:
+    """Measure the rows of a mode."""
+    with tempfile.TemporaryDirectory(prefix="rayml-bench-") as folder:
+        return [measure(load, Path(folder) / str(load.rows), say) for load in LOADS[mode]]
+
+
+def measure(load: Load, folder: Path, say: Callable[[str], None]) -> Row:
+    """One row: both sides are started, then take turns at the machine, each stopped while the other runs."""
+    data = folder / "data"
+    made_rows(data, load.rows)
+    settings = TrainSettings(
+        data=data,
+        folder=folder / "rayml",
+        laps=START_LAPS + 1 + load.pairs,
+        epochs_per_lap=load.epochs_per_lap,
+        rows=load.rows,
+        batch_size=BATCH_SIZE,
+        ranks=RANKS,
+    )
+    limit = bare_speed(settings)
+    say(f"{load.name}: without communication or loading {limit:,.0f} samples/s")
+    with ExitStack() as stack:
+        alternative, workers = stack.enter_context(best_torchrun(settings, folder, say))
+        ours = stack.enter_context(player("rayml", settings, "rayml.bench.rayml_loop"))
+        for _ in range(START_LAPS):
+            ours.lap()
+        contest = Contest(
+            name=load.name,
+            unit="samples/s",
+            better="more",
+            ours=ours.lap,
+            alternative=alternative.lap,
+            alternative_is=f"torchrun, DDP written by hand, DataLoader with {workers} workers",
+            check=same_losses,
+            goal=Goal(1.0, "ratio"),
+            limit=limit,
+            limit_is=f"{RANKS} processes with tensors at hand, no communication",
+        )
+        return compete(contest, load.pairs, warm_up=1, say=say)
+
+
+def made_rows(folder: Path, rows: int) -> None:
+    """Canonical shards of scikit-learn's digits, repeated until there are enough; a tenth as many to validate on."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = np.round(digits.images * 255 / 16).astype(np.uint8)[..., None]
+    folder.mkdir(parents=True)
+    first = 0
+    for split, count in (("train", rows), ("val", rows // 10)):
+        ids = np.arange(first, first + count)
+        places = ids % len(images)
+        write_shard(folder / shard_name(split, 0), ids, images[places], digits.target[places].astype(np.int64))
+        first += count
+    save_schema(
+        folder,
+        Schema(
+            feature=ImageFeature(height=8, width=8, channels=1),
+            label="label",
+            classes=tuple(str(name) for name in digits.target_names),
+            normalization=Normalization(offset=(float(images.mean()),), scale=(float(images.std()),)),
+        ),
+    )
+
+
+def bare_speed(settings: TrainSettings) -> float:
+    """Samples per second of one process per rank at the same time, which do nothing but forward, backward and step."""
+    path = settings.model_copy(update={"folder": settings.folder.with_name("bare")}).save()
+    argv = [sys.executable, "-m", "rayml.bench.bare_loop", str(path)]
+    with ExitStack() as stack:
+        processes = [
+            stack.enter_context(subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+            for _ in range(settings.ranks)
+        ]
+        for process in processes:
+            assert process.stdout is not None, "it was asked for"
+            assert process.stdout.readline() == "ready\n", "the bare loop did not start"
+        return sum(float(process.communicate("\n")[0]) for process in processes)
+
+
+@contextmanager
+def best_torchrun(
+    settings: TrainSettings, folder: Path, say: Callable[[str], None]
+) -> Iterator[tuple[Player, int]]:
+    """The faster one of the alternative's loaders, with its number of workers; the other is ended."""
+    with ExitStack() as stack:
+        found = []
+        for workers in LOADER_WORKERS:
+            changes = {"folder": folder / f"torchrun-{workers}", "loader_workers": workers}
+            candidate = stack.enter_context(
+                player("torchrun", settings.model_copy(update=changes), "rayml.bench.torchrun_ddp")
+            )
+            speed = [candidate.lap().value for _ in range(START_LAPS)][-1]
+            say(f"torchrun, DataLoader with {workers} workers: {speed:,.0f} samples/s")
+            found.append((speed, workers, candidate))
+        found.sort(reverse=True, key=lambda entry: entry[0])
+        for _, _, slower in found[1:]:
+            slower.end(kindly=False)
+        yield found[0][2], found[0][1]
+
+
+def player(name: str, settings: TrainSettings, module: str) -> Player:
+    """Start a side. torchrun gives each rank one OpenMP thread by itself; Ray is told the same."""
+    path = settings.save()
+    launcher = [sys.executable, "-m"]
+    if name == "torchrun":
+        launcher += ["torch.distributed.run", "--standalone", "--nproc-per-node", str(settings.ranks), "-m"]
+    rows = settings.rows * settings.epochs_per_lap
+    environment = {"OMP_NUM_THREADS": str(settings.threads)}
+    return Player(name, [*launcher, module, str(path)], settings.folder, rows, environment)
+
+
+def same_losses(ours: list[dict[str, Any]], alternative: list[dict[str, Any]]) -> str | None:
+    """Whether every epoch of a lap ended with the same rows seen and the same losses."""
+    close = partial(math.isclose, rel_tol=SAME_LOSS)
+    for mine, other in zip(ours, alternative, strict=True):
+        for key in ("rows", "loss", "val_loss"):
+            if not close(mine[key], other[key]):
+                return f"an epoch's {key} is {mine[key]!r}, and {other[key]!r} by the alternative"
+    return None
