@@ -33,9 +33,7 @@ def test_ranges_over_the_edge_of_a_chunk_are_joined():
     assert np.array_equal(joined, order.permute(np.arange(order.CHUNK - 5, order.CHUNK + 5), rows, 1, 0))
 
 
-@given(
-    rows=st.integers(1, 400), batch=st.integers(1, 70), world=st.integers(1, 9), seed=st.integers(0, 100)
-)
+@given(rows=st.integers(1, 400), batch=st.integers(1, 70), world=st.integers(1, 9), seed=st.integers(0, 100))
 @settings(max_examples=60, deadline=None)
 def test_the_global_batch_is_the_same_for_every_world_size(rows, batch, world, seed):
     epoch = order.EpochOrder(rows, seed, 2)

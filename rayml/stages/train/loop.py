@@ -101,7 +101,7 @@ def train(config: LoopConfig, device: torch.device, emit: Emit) -> LoopState:
     while state.epoch < config.epochs:
         epoch_order = order.EpochOrder(len(train_set), config.seed, state.epoch)
         progress = Progress(config, len(train_set), state, emit)
-        parallel.train()
+        parallel.train()  # type: ignore[no-untyped-call]
         for start, stop in batches(len(train_set), config.batch_size, state.batch):
             indices = epoch_order.indices(*order.share(start, stop, rank, world_size))
             features, labels = train_set.gather(indices if len(indices) else epoch_order.indices(start, start + 1))
@@ -137,7 +137,7 @@ def train(config: LoopConfig, device: torch.device, emit: Emit) -> LoopState:
 def device_generator(device: torch.device) -> torch.Generator:
     """The generator that dropout draws from. Seeding it alone is 50 times cheaper than `torch.manual_seed`."""
     if device.type == "cuda":
-        torch.cuda.init()
+        torch.cuda.init()  # type: ignore[no-untyped-call]
         return torch.cuda.default_generators[device.index or 0]
     return torch.default_generator
 

@@ -27,7 +27,7 @@ LOST_PEER = re.compile(r"gloo|NCCL|Connection (closed|reset|refused)|Broken pipe
 
 
 def run(step: Step, inputs: Inputs, context: Context) -> Outcome:
-    """Train on the canonical shards; leave the best weights, the last checkpoint, the model's description, the history."""
+    """Train on the canonical shards; leave the best weights, the last checkpoint, the model's description and history."""
     checkpoints = context.work / "checkpoints"
     checkpoints.mkdir(exist_ok=True)
     fit(step, inputs["data"].path, checkpoints, context)

@@ -1,4 +1,4 @@
-"""Runs the training loop on several gloo ranks without Ray: what the loop does is the same, and it starts in a second."""
+"""Runs the training loop on several gloo ranks without Ray: the loop is the same, and it starts in a second."""
 
 from __future__ import annotations
 

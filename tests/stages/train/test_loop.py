@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +15,8 @@ from rayml.ml.checkpoint import newest_checkpoint
 
 
 def events(settings, kind):
-    with open(settings["events"]) as stream:
-        return [event for event in map(json.loads, stream) if event["kind"] == kind]
+    lines = Path(settings["events"]).read_text().splitlines()
+    return [event for event in map(json.loads, lines) if event["kind"] == kind]
 
 
 def trained(tmp_path, name, data, world_size=2, **changes):
@@ -78,7 +79,7 @@ def test_a_batch_with_fewer_rows_than_ranks_is_handled(tmp_path):
 
 @pytest.mark.parametrize(("rank", "call"), [(0, 3), (1, 8), (0, 13)])
 def test_a_killed_rank_costs_steps_and_not_the_result(whole, tmp_path, data, rank, call):
-    """Killed in the first, second and third epoch, with a checkpoint every 2 steps: the end is equal to the last bit."""
+    """Killed in each of the three epochs, with a checkpoint every 2 steps: the end is equal to the last bit."""
     work = tmp_path / "killed"
     settings = loop_settings(data, work, every_steps=2)
     codes = run_ranks({**settings, "die_at": {"rank": rank, "call": call}}, 2)
