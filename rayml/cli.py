@@ -41,7 +41,7 @@ EXIT_INTERRUPTED = 130
 
 def main() -> None:
     """The entry point: a RaymlError becomes its sentence and its exit code."""
-    from rayml.errors import RaymlError
+    from rayml.errors import RaymlError, machine_failure
 
     try:
         app()
@@ -52,6 +52,12 @@ def main() -> None:
         sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
         sys.exit(0)
+    except OSError as error:
+        failure = machine_failure(error)
+        if failure is None:
+            raise
+        print_error(failure)
+        sys.exit(failure.exit_code)
 
 
 @app.command()

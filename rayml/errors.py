@@ -6,8 +6,23 @@ carries them from a worker to the driver.
 
 from __future__ import annotations
 
+import errno
 from dataclasses import asdict, dataclass
 from typing import Any
+
+MACHINE_FAULTS = {
+    errno.ENOSPC: "free some space and run the same command again",
+    errno.EDQUOT: "free some space and run the same command again",
+    errno.EACCES: "name a folder that you may write to, for example by --home, or change its rights",
+    errno.EPERM: "name a folder that you may write to, for example by --home, or change its rights",
+    errno.EROFS: "name a folder that can be written to, for example by --home",
+    errno.ENOTDIR: "a file stands where a folder is needed; name another one, for example by --home",
+    errno.EEXIST: "a file stands where a folder is needed; name another one, for example by --home",
+    errno.EMFILE: "raise the number of open files: ulimit -n 4096",
+    errno.ENFILE: "this machine has too many open files",
+    errno.EIO: "the disk or the network behind it fails",
+}
+"""What the operating system may refuse for reasons that lie outside rayml, with what to do about it."""
 
 
 class RaymlError(Exception):
@@ -98,6 +113,15 @@ class BackendError(RaymlError):
     """The cluster could not be reached or did not take the job."""
 
     exit_code = 5
+
+
+def machine_failure(error: OSError, where: str = "") -> StageError | None:
+    """What the operating system refused, as a sentence; None where the fault may be ours."""
+    hint = MACHINE_FAULTS.get(error.errno or 0)
+    if hint is None:
+        return None
+    file = f"{error.filename}: " if error.filename else ""
+    return StageError(f"{file}{error.strerror}", where=where, hint=hint)
 
 
 def _rebuild(kind: type[RaymlError], state: dict[str, Any]) -> RaymlError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -71,15 +72,14 @@ class Job:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self.sweep()
+        end_session(self._process.pid)
 
-    def sweep(self) -> None:
-        """Kill what is left of the process's session after it ended."""
-        for pid in session_members(self._process.pid):
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+
+def end_session(session: int) -> None:
+    """Kill every process of a session that `submit` made."""
+    for pid in session_members(session):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def session_members(session: int) -> list[int]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -44,6 +47,17 @@ class RunFolder:
 
     def events(self) -> list[Event]:
         return read_events(self.events_path)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[bool]:
+        """Held by the process that works in the folder until it ends, however it ends; False where another one does."""
+        with (self.path / "held").open("w") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
 
     def status(self) -> str:
         """done, failed, or interrupted where the last event is not the end."""

@@ -11,14 +11,13 @@ from pathlib import Path
 
 from rayml import __version__
 from rayml.artifacts.store import LocalStore
-from rayml.errors import RaymlError
+from rayml.errors import RaymlError, machine_failure
 from rayml.observe.events import EventLog
 from rayml.observe.runs import Home, RunFolder
 from rayml.run.process import die_with_parent, interrupt_on_signals
 from rayml.run.runner import Runner
 from rayml.run.session import Session
 
-EXIT_BUG = 1
 EXIT_INTERRUPTED = 130
 
 
@@ -27,7 +26,10 @@ def main(arguments: list[str]) -> int:
     home, folder = (Path(argument).absolute() for argument in arguments)
     die_with_parent()
     interrupt_on_signals()
-    return execute(Home(home), RunFolder(folder))
+    run = RunFolder(folder)
+    with run.held() as alone:
+        assert alone, f"another process works in {folder}"
+        return execute(Home(home), run)
 
 
 def execute(home: Home, run: RunFolder) -> int:
@@ -46,12 +48,13 @@ def execute(home: Home, run: RunFolder) -> int:
         status, exit_code = "interrupted", EXIT_INTERRUPTED
     except Exception as failure:
         traceback.print_exc()
-        bug = RaymlError(
+        told = machine_failure(failure) if isinstance(failure, OSError) else None
+        told = told or RaymlError(
             f"{type(failure).__name__}: {failure}",
             where="a bug in rayml",
             hint=f"the traceback is in {run.path / 'driver.log'}; please report it",
         )
-        status, exit_code, error = "failed", EXIT_BUG, bug.to_json()
+        status, exit_code, error = "failed", told.exit_code, told.to_json()
     finally:
         with contextlib.suppress(KeyboardInterrupt):
             session.stop()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import time
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -21,6 +20,7 @@ from rayml.plan.show import Forecast
 from rayml.report.page import write_report
 from rayml.run import entry
 from rayml.run.result import summarize
+from rayml.run.session import clean
 
 POLL_INTERVAL_S = 0.1
 
@@ -65,6 +65,7 @@ def follow(job: local.Job, run: RunFolder, watcher: Watcher) -> None:
         for number, handler in previous.items():
             signal.signal(number, handler)
     close_events(run, job.status())
+    clean(run.path)
 
 
 def close_events(run: RunFolder, exit_code: int | None) -> None:
@@ -79,8 +80,3 @@ def close_events(run: RunFolder, exit_code: int | None) -> None:
     log = EventLog(run.events_path)
     log.emit("run_done", status="failed", exit_code=4, error={**lost.to_json(), "type": "StageError"}, seconds=None)
     log.close()
-
-
-def default_home() -> Path:
-    """Where rayml keeps what it makes, unless told otherwise."""
-    return Path(".rayml")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rayml.artifacts.manifest import Manifest
 from rayml.artifacts.store import Artifact, Store
-from rayml.errors import RaymlError, StageError
+from rayml.errors import RaymlError, StageError, machine_failure
 from rayml.observe.events import EventLog
 from rayml.plan.plan import Plan, Step
 from rayml.run import gates, policy
@@ -132,6 +132,8 @@ def call_stage(step: Step, inputs: dict[str, Artifact], context: Context) -> Out
         raise
     except Exception as error:
         traceback.print_exc()
+        if isinstance(error, OSError) and (refused := machine_failure(error, step.name)):
+            raise refused from error
         first_line = (str(error).strip().splitlines() or [""])[0]
         raise StageError(
             f"{type(error).__name__}: {first_line}",

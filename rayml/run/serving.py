@@ -32,8 +32,15 @@ def serve_run(home: Home, name: str, host: str | None, port: int | None, console
     """Serve a run's exported model from a process of its own until Ctrl-C; the error that ended it, if one did."""
     run = home.find_run(name)
     exported_model(home, run.plan())
-    for leftover in (RECORD, FAILURE_FILE):
-        (run.path / leftover).unlink(missing_ok=True)
+    with run.held() as alone:
+        if not alone:
+            raise PlanError(
+                "this run is served already",
+                where=run.id,
+                hint=f"ask it: rayml predict {run.id} FILE, or stop it first",
+            )
+        for leftover in (RECORD, FAILURE_FILE):
+            (run.path / leftover).unlink(missing_ok=True)
     options = {"host": host, "port": port}
     job = local.submit(local.render(home, run, "rayml.run.serving", (json.dumps(options),), "serve.log"))
     asked_to_stop: list[int] = []
@@ -100,14 +107,17 @@ def main(arguments: list[str]) -> int:
     chosen = {name: value for name, value in options.items() if value is not None}
     step = step.model_copy(update={"policy": {**step.policy, **chosen}})
     session = Session(plan, run.path)
-    try:
-        session.start(ignore)
-        serve_forever(exported_model(home, plan).path, settings_of(step), run.path, ignore)
-    except RaymlError as error:
-        (run.path / FAILURE_FILE).write_text(json.dumps(error.to_json()))
-        return error.exit_code
-    finally:
-        session.stop()
+    with run.held() as alone:
+        try:
+            if not alone:
+                raise PlanError("another process runs or serves this run", where=run.id)
+            session.start(ignore)
+            serve_forever(exported_model(home, plan).path, settings_of(step), run.path, ignore)
+        except RaymlError as error:
+            (run.path / FAILURE_FILE).write_text(json.dumps(error.to_json()))
+            return error.exit_code
+        finally:
+            session.stop()
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import secrets
@@ -10,10 +11,17 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from rayml.artifacts.durable import write_atomic
+from rayml.backends import local
 from rayml.errors import BackendError
+from rayml.observe.runs import RunFolder
 from rayml.plan.plan import Plan
 from rayml.run.process import interrupt_on_signals
+from rayml.stages.serve.endpoint import RECORD as ENDPOINT_RECORD
 from rayml.stages.serve.haproxy import reap, serve_environment
+
+RECORD = "session.json"
+"""In the run folder for as long as Ray's own folder exists: whoever finds it after a crash can clean up."""
 
 RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -30,15 +38,19 @@ class Session:
     def __init__(self, plan: Plan, run_folder: Path) -> None:
         self._plan = plan
         self._run_folder = run_folder
-        self._temporary: Path | None = None
+        self._started = False
 
     def start(self, note: Callable[..., None]) -> None:
         """Start Ray if it is not running. BackendError where it does not come up."""
-        if self._temporary is not None:
+        if self._started:
             return
+        self._started = True
+        clean_dead_runs(self._run_folder)
         # Ray puts sockets below this folder, and a socket's path may have 107 characters: the run folder can be deeper.
         # Ray opens its folder to everybody, so it stands inside one that only this user can enter.
-        self._temporary = Path(tempfile.mkdtemp(prefix="rayml-"))
+        temporary = Path(tempfile.mkdtemp(prefix="rayml-"))
+        record = {"temporary": str(temporary), "session": os.getsid(0), "boot": boot_id()}
+        write_atomic(self._run_folder / RECORD, json.dumps(record).encode())
         os.environ.update(RAY_ENVIRONMENT)
         os.environ.update(serve_environment(self._run_folder))
         # A token of this run's own: Ray would write one to the home folder, readable by everybody.
@@ -56,7 +68,7 @@ class Session:
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.WARNING,
-                _temp_dir=str(self._temporary / "ray"),
+                _temp_dir=str(temporary / "ray"),
             )
         except Exception as error:
             raise BackendError(
@@ -68,22 +80,45 @@ class Session:
 
     def stop(self) -> None:
         """End Ray and what it started, and keep its logs in the run folder."""
-        if self._temporary is None:
-            return
-        import ray
+        if self._started:
+            import ray
 
-        ray.shutdown()
-        reap(self._run_folder)
-        self._keep_logs(self._temporary)
-        shutil.rmtree(self._temporary, ignore_errors=True)
-        self._temporary = None
+            ray.shutdown()
+            clean(self._run_folder)
+            self._started = False
 
-    def _keep_logs(self, temporary: Path) -> None:
-        for session in temporary.glob("ray/session_2*"):
-            if not session.is_symlink():
-                shutil.copytree(
-                    session / "logs",
-                    self._run_folder / "logs" / "ray" / session.name,
-                    ignore_dangling_symlinks=True,
-                    dirs_exist_ok=True,
-                )
+
+def clean_dead_runs(run_folder: Path) -> None:
+    """Clean up after the runs beside this one whose process was killed."""
+    for record in run_folder.parent.glob(f"*/{RECORD}"):
+        if record.parent == run_folder:
+            continue
+        with RunFolder(record.parent).held() as is_dead:
+            if is_dead:
+                clean(record.parent)
+
+
+def clean(run_folder: Path) -> None:
+    """End the processes that a run left, move Ray's logs to the run folder, remove Ray's own folder."""
+    reap(run_folder)
+    (run_folder / ENDPOINT_RECORD).unlink(missing_ok=True)
+    record = run_folder / RECORD
+    if not record.exists():
+        return
+    left = json.loads(record.read_text())
+    if left["boot"] == boot_id() and left["session"] != os.getsid(0):
+        # Ray's agents outlive a driver and a raylet that were killed together. The session was made for that driver.
+        local.end_session(left["session"])
+    temporary = Path(left["temporary"])
+    for session in temporary.glob("ray/session_2*"):
+        if not session.is_symlink():
+            kept = run_folder / "logs" / "ray" / session.name
+            shutil.copytree(session / "logs", kept, ignore_dangling_symlinks=True, dirs_exist_ok=True)
+    shutil.rmtree(temporary, ignore_errors=True)
+    record.unlink()
+
+
+def boot_id() -> str:
+    """Which start of this machine it is: process ids mean nothing after the next one (Linux)."""
+    path = Path("/proc/sys/kernel/random/boot_id")
+    return path.read_text().strip() if path.exists() else ""

@@ -200,7 +200,7 @@ def driver_pid(process: subprocess.Popen[str]) -> int:
 
 
 def test_interrupted_killed_and_finished(home, first, tmp_path_factory):
-    """Ctrl-C, then SIGKILL of the driver, then a killed worker: each time it goes on from its last checkpoint."""
+    """Ctrl-C, SIGKILL of the driver, of driver and command line, of a worker: each time it goes on where it was."""
     process = start(home, "run", JOB, *LONG)
     wait_for(lambda: epochs_done(home) >= 10, "ten epochs")
     driver = driver_pid(process)
@@ -226,7 +226,19 @@ def test_interrupted_killed_and_finished(home, first, tmp_path_factory):
     reached = epochs_done(home)
 
     process = start(home, "run", JOB, *LONG)
+    wait_for(lambda: epochs_done(home) > reached + 10, "more epochs again")
+    driver, folder = driver_pid(process), run_folders(home)[-1]
+    os.kill(process.pid, signal.SIGKILL)
+    os.kill(driver, signal.SIGKILL)
+    process.communicate(timeout=30)
+    reached = epochs_done(home)
+    assert (folder / "session.json").exists(), "nobody was left to clean up"
+
+    process = start(home, "run", JOB, *LONG)
     wait_for(lambda: epochs_done(home) > reached + 10, "still more epochs")
+    assert session_members(driver) == [], "the next run ends what the killed one left"
+    assert not (folder / "session.json").exists()
+    assert list((folder / "logs" / "ray").glob("session_*/raylet.out")), "and keeps its logs"
     os.kill(worker_pid(home, rank=1), signal.SIGKILL)
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 0, output
