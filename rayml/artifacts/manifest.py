@@ -52,9 +52,6 @@ class Manifest(BaseModel):
     """UTC, ISO 8601."""
     seconds: float
 
-    def to_bytes(self) -> bytes:
-        return (json.dumps(self.model_dump(), indent=1, sort_keys=True) + "\n").encode()
-
 
 def digest(document: object) -> str:
     """Hex sha256 of a JSON document. Equal documents have equal digests whatever the order of their keys."""

@@ -54,7 +54,11 @@ class Store(Protocol):
     """What keeps artifacts. Every implementation passes tests/contract/store.py."""
 
     def find(self, kind: str, key: str) -> Artifact | None:
-        """The artifact of a key, or None. Never a half-written one."""
+        """The artifact of a key, or None. Never a half-written one, nor one that lost a file or a part of one."""
+        ...
+
+    def damage(self, kind: str, key: str) -> list[Fault]:
+        """Why `find` refuses what was committed under a key; empty where it is whole, or nothing was committed."""
         ...
 
     def staging(self, kind: str, key: str) -> Path:
@@ -62,7 +66,10 @@ class Store(Protocol):
         ...
 
     def commit(self, folder: Path, manifest: Manifest) -> Artifact:
-        """Make a staging folder an artifact. Where the key was committed meanwhile, that artifact is returned."""
+        """Make a staging folder an artifact. Where the key was committed meanwhile, that artifact is returned.
+
+        It takes the place of one that was damaged, which is put aside.
+        """
         ...
 
     def work(self, kind: str, key: str) -> Path:
@@ -74,7 +81,11 @@ class Store(Protocol):
         ...
 
     def artifacts(self) -> Iterator[Artifact]:
-        """Every committed artifact."""
+        """Every committed artifact whose manifest can be read."""
+        ...
+
+    def unreadable(self) -> list[Fault]:
+        """Every manifest that cannot be read."""
         ...
 
     def verify(self, artifact: Artifact) -> list[Fault]:
@@ -99,9 +110,16 @@ class LocalStore:
 
     def find(self, kind: str, key: str) -> Artifact | None:
         artifact = self._read(self._folder(kind, key))
-        if artifact is None or artifact.manifest.key != key:
+        if artifact is None or artifact.manifest.key != key or next(_missing(artifact), None):
             return None
         return artifact
+
+    def damage(self, kind: str, key: str) -> list[Fault]:
+        folder = self._folder(kind, key)
+        artifact = self._read(folder)
+        if artifact is not None:
+            return list(_missing(artifact))
+        return [_torn(folder)] if (folder / "manifest.json").exists() else []
 
     def staging(self, kind: str, key: str) -> Path:
         folder = self._folder(kind, key) / f"files-{secrets.token_hex(4)}"
@@ -115,18 +133,15 @@ class LocalStore:
         sync_folder(home)
         complete = manifest.model_copy(update={"files": describe_files(folder)})
         entry = _Entry(attempt=folder.name, manifest=complete)
-        if not create_exclusive(home / "manifest.json", entry.model_dump_json(indent=1).encode()):
-            shutil.rmtree(folder)
-        else:
-            shutil.rmtree(self._work_folder(manifest.kind, manifest.key), ignore_errors=True)
-        committed = self.find(manifest.kind, manifest.key)
-        if committed is None:
-            raise RaymlError(
-                f"the artifact {manifest.kind}/{home.name} has a manifest that cannot be read",
-                where=str(home / "manifest.json"),
-                hint="another job wrote it or it was damaged; move that folder away and run again",
-            )
-        return committed
+        content = entry.model_dump_json(indent=1).encode()
+        while not create_exclusive(home / "manifest.json", content):
+            committed = self.find(manifest.kind, manifest.key)
+            if committed is not None:
+                shutil.rmtree(folder)
+                return committed
+            self._put_aside(home, manifest.key)
+        shutil.rmtree(self._work_folder(manifest.kind, manifest.key), ignore_errors=True)
+        return Artifact(complete, folder)
 
     def work(self, kind: str, key: str) -> Path:
         folder = self._work_folder(kind, key)
@@ -151,17 +166,17 @@ class LocalStore:
             if artifact is not None:
                 yield artifact
 
+    def unreadable(self) -> list[Fault]:
+        folders = [path.parent for path in sorted(self.root.glob("*/*/manifest.json"))]
+        return [_torn(folder) for folder in folders if self._read(folder) is None]
+
     def verify(self, artifact: Artifact) -> list[Fault]:
-        name = f"{artifact.manifest.kind}/{artifact.manifest.key[:KEY_CHARACTERS]}"
-        faults = []
+        faults = list(_missing(artifact))
+        told = {fault.file for fault in faults}
         for entry in artifact.manifest.files:
             path = artifact.path / entry.path
-            if not path.is_file():
-                faults.append(Fault(name, str(path), "is missing"))
-            elif path.stat().st_size != entry.bytes:
-                faults.append(Fault(name, str(path), f"has {path.stat().st_size} bytes, was {entry.bytes}"))
-            elif file_sha256(path) != entry.sha256:
-                faults.append(Fault(name, str(path), "has other bytes than were written (sha256 differs)"))
+            if str(path) not in told and file_sha256(path) != entry.sha256:
+                faults.append(Fault(_name(artifact), str(path), "has other bytes than were written (sha256 differs)"))
         return faults
 
     def _folder(self, kind: str, key: str) -> Path:
@@ -175,5 +190,37 @@ class LocalStore:
             entry = _Entry.model_validate_json((folder / "manifest.json").read_bytes())
         except (FileNotFoundError, ValidationError):
             return None
-        files = folder / entry.attempt
-        return Artifact(entry.manifest, files) if files.is_dir() else None
+        return Artifact(entry.manifest, folder / entry.attempt)
+
+    def _put_aside(self, home: Path, key: str) -> None:
+        """Rename a manifest that speaks of a damaged artifact. RaymlError where it is whole and of another key."""
+        standing = self._read(home)
+        if standing is not None and standing.manifest.key != key:
+            raise RaymlError(
+                f"two keys begin with {home.name}: {standing.manifest.key} and {key}",
+                where=str(home),
+                hint="move that folder away and run again",
+            )
+        with contextlib.suppress(FileNotFoundError):
+            (home / "manifest.json").rename(home / f"damaged-{secrets.token_hex(4)}.json")
+
+
+def _name(artifact: Artifact) -> str:
+    return f"{artifact.manifest.kind}/{artifact.manifest.key[:KEY_CHARACTERS]}"
+
+
+def _torn(folder: Path) -> Fault:
+    return Fault(f"{folder.parent.name}/{folder.name}", str(folder / "manifest.json"), "cannot be read")
+
+
+def _missing(artifact: Artifact) -> Iterator[Fault]:
+    """What can be seen of a damage without reading a file: absent ones and those of another size."""
+    for entry in artifact.manifest.files:
+        path = artifact.path / entry.path
+        try:
+            size = path.stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            yield Fault(_name(artifact), str(path), "is missing")
+            continue
+        if size != entry.bytes:
+            yield Fault(_name(artifact), str(path), f"has {size} bytes, was {entry.bytes}")

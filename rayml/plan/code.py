@@ -30,10 +30,11 @@ STAGE_CODE: dict[str, tuple[str, ...]] = {
         "ml/transforms.py",
         "ml/tasks.py",
         "ml/checkpoint.py",
+        "ml/onnx_session.py",
         "ml/usercode.py",
     ),
-    "evaluate": ("stages/evaluate", "ml/schema.py", "ml/shards.py", "ml/metrics.py"),
-    "serve": ("stages/serve", "ml/schema.py", "ml/images.py"),
+    "evaluate": ("stages/evaluate", "ml/schema.py", "ml/shards.py", "ml/metrics.py", "ml/onnx_session.py"),
+    "serve": ("stages/serve", "ml/schema.py", "ml/images.py", "ml/onnx_session.py"),
 }
 """What each stage imports of rayml besides the ground floor; tests/plan/test_code.py holds it against the imports."""
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
-from rayml.artifacts.store import Artifact, Store
+from rayml.artifacts.store import Artifact, Fault, Store
 from rayml.plan.diff import diff_steps
 from rayml.plan.plan import Plan, Step
 
@@ -49,7 +50,7 @@ def forecast(plan: Plan, store: Store, previous: Plan | None) -> Forecast:
             key=step.key,
             resources=str(step.resources),
             status="cached" if found[step.name] else "run",
-            reason=explain(step, found, previous),
+            reason=explain(step, found, previous, store.damage(step.name, step.key)),
             estimate_s=0.0 if found[step.name] else history.get(step.name),
             config=step.config,
             policy=step.policy,
@@ -59,11 +60,13 @@ def forecast(plan: Plan, store: Store, previous: Plan | None) -> Forecast:
     return Forecast(steps=rows, resolved=resolve_from_data(found.get("data")))
 
 
-def explain(step: Step, found: dict[str, Artifact | None], previous: Plan | None) -> str:
+def explain(step: Step, found: dict[str, Artifact | None], previous: Plan | None, damage: list[Fault]) -> str:
     """Why a step runs, or that it does not."""
     artifact = found[step.name]
     if artifact is not None:
         return f"made by {artifact.manifest.run}"
+    if damage:
+        return f"damaged: {Path(damage[0].file).name} {damage[0].what}"
     before = next((old for old in previous.steps if old.name == step.name), None) if previous else None
     changes = [] if before is None else diff_steps(before, step)
     if changes:
@@ -71,11 +74,9 @@ def explain(step: Step, found: dict[str, Artifact | None], previous: Plan | None
     upstream = [name for name in step.inputs if found[name] is None]
     if upstream:
         return f"{' and '.join(upstream)} {'runs' if len(upstream) == 1 else 'run'} first"
-    if before is not None and before.key == step.key:
-        return "was not finished"
-    if before is not None:
-        return "its input changed"
-    return "never ran"
+    if before is None:
+        return "never ran"
+    return "was not finished" if before.key == step.key else "its input changed"
 
 
 def last_seconds(job: str, store: Store) -> dict[str, float]:

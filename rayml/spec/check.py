@@ -12,8 +12,6 @@ NEEDS: dict[str, tuple[str, ...]] = {
 }
 """Section to the sections without which it has nothing to work on."""
 
-IMAGE_SOURCES = ("sklearn digits", "image_folder")
-
 
 def check_job(job: JobSpec) -> list[tuple[str, str]]:
     """Every contradiction between sections, as (path, sentence). Empty where the job holds together."""

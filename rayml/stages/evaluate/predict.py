@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rayml.errors import StageError
+from rayml.ml.onnx_session import first_line, open_session
 from rayml.ml.schema import Schema
 from rayml.ml.shards import ShardSet
 
@@ -45,7 +46,7 @@ def predict(model: Path, schema: Schema, rows: ShardSet, *, threads: int, note: 
     Raises:
         StageError: the file cannot be run, or an answer is not one of the classes or not a probability.
     """
-    session = open_session(model, schema, threads)
+    session = open_model(model, schema, threads)
     size = max(1, min(BATCH_ROWS, BATCH_BYTES // row_bytes(schema)))
     classes = np.empty(len(rows), dtype=np.int64)
     probabilities = np.empty((len(rows), len(schema.classes)), dtype=np.float32)
@@ -61,24 +62,9 @@ def predict(model: Path, schema: Schema, rows: ShardSet, *, threads: int, note: 
     return Predictions(classes, probabilities)
 
 
-def open_session(model: Path, schema: Schema, threads: int) -> Any:
+def open_model(model: Path, schema: Schema, threads: int) -> Any:
     """An ONNX Runtime session whose input and outputs are those of the schema."""
-    import onnxruntime
-
-    if not model.is_file():
-        raise StageError("the export holds no model file", where=str(model), hint="run the export step again")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    try:
-        session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors share no base class
-        raise StageError(
-            f"ONNX Runtime {onnxruntime.__version__} cannot load the model: {first_line(error)}",
-            where=str(model),
-            hint="`rayml verify` tells whether the file is still what was exported",
-        ) from error
+    session = open_session(model, threads=threads)
     found = sorted(tensor.name for tensor in [*session.get_inputs(), *session.get_outputs()])
     expected = sorted([schema.feature.name, "label", "probabilities"])
     if found != expected:
@@ -138,7 +124,3 @@ def check(
             hint="export the model from the same data step",
         )
     return np.array([index[label] for label in labels.tolist()], dtype=np.int64), probabilities
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

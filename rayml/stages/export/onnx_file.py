@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from rayml.errors import StageError
 from rayml.ml import tasks
 from rayml.ml.models import Classifier
+from rayml.ml.onnx_session import open_session
 from rayml.ml.schema import Schema
 
 
@@ -105,8 +106,6 @@ def add_label(model: onnx.ModelProto, classes: tuple[str, ...]) -> None:
 
 def session_outputs(path: Path, feature: str, records: NDArray[Any]) -> tuple[list[str], NDArray[np.float32]]:
     """Labels and probabilities by ONNX Runtime on the CPU, for raw records `[n, *shape]`."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = open_session(path, threads=1)
     labels, probabilities = session.run(["label", "probabilities"], {feature: records})
     return [str(label) for label in labels], probabilities

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from pydantic import ValidationError
 
 from rayml.errors import StageError
+from rayml.ml.onnx_session import open_session
 from rayml.ml.schema import Schema
 
 MODEL_FILE = "model.onnx"
@@ -63,7 +64,8 @@ def load_model(folder: Path, *, threads: int) -> ServedModel:
         StageError: the file is missing, damaged, or has another signature than its schema says.
     """
     path = folder / MODEL_FILE
-    session = _open_session(path, threads)
+    # Spinning threads take the processors that the HTTP server and the other replicas need.
+    session = open_session(path, threads=threads, spinning=False)
     text = session.get_modelmeta().custom_metadata_map.get("rayml")
     if text is None:
         raise StageError(
@@ -87,27 +89,6 @@ def load_model(folder: Path, *, threads: int) -> ServedModel:
     _check_signature(model, path)
     model.infer(np.zeros((1, *model.schema.feature.shape), model.schema.feature.dtype))
     return model
-
-
-def _open_session(path: Path, threads: int) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    # Spinning threads take the processors that the HTTP server and the other replicas need.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
-    if not path.is_file():
-        raise StageError("there is no model file", where=str(path), hint="export the model again")
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own classes share no base class but this one
-        raise StageError(
-            f"ONNX Runtime {onnxruntime.__version__} cannot load the model: {str(error).splitlines()[0]}",
-            where=str(path),
-            hint="`rayml verify` tells whether the file is still what was exported",
-        ) from error
 
 
 def _check_signature(model: ServedModel, path: Path) -> None:

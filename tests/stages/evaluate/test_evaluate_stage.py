@@ -312,7 +312,7 @@ def missing(schema, path):
         (another_width, r"does not run on \(4, 3\) float32"),
         (another_number_of_classes, r"probabilities \(4, 2\)"),
         (damaged, f"ONNX Runtime {onnxruntime.__version__} cannot load the model"),
-        (missing, "holds no model file"),
+        (missing, "there is no model file"),
     ],
 )
 def test_a_file_that_cannot_answer_is_said_plainly(tmp_path, stage_call, make, says):

@@ -46,7 +46,7 @@ def test_it_learns_and_sees_every_row_once_an_epoch(whole):
     assert [record["epoch"] for record in history] == [1, 2, 3]
     assert [record["rows_seen"] for record in history] == [70, 70, 70]
     assert history[-1]["val/accuracy"] > 0.8
-    assert events(settings, "epoch") == [{"kind": "epoch", **record} for record in history]
+    assert events(settings, "epoch") == [{"kind": "epoch", "epochs": 3, **record} for record in history]
     assert checkpoint.state["step"] == 3 * 5
 
 
