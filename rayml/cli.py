@@ -25,7 +25,7 @@ app = typer.Typer(
     help="One job file becomes a trained, evaluated and served model on a Ray cluster.",
 )
 
-JobFile = Annotated[Path, typer.Argument(help="The job file.", show_default=False)]
+JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="The job file.", show_default=False)]
 Overrides = Annotated[list[str], typer.Option("--set", metavar="A.B=C", help="Set a key of the job file.")]
 ClusterFile = Annotated[Path | None, typer.Option("--cluster", help="The cluster file; this machine if left out.")]
 HomeFolder = Annotated[
@@ -64,7 +64,10 @@ def main() -> None:
 def validate(
     job: JobFile, overrides: Overrides = NO_OVERRIDES, cluster: ClusterFile = None, as_json: AsJson = False
 ) -> None:
-    """Check a job file: every error at once, as file:line: path: what is wrong, what fits."""
+    """Check a job file.
+
+    Every error at once, as file:line: path: what is wrong, what fits.
+    """
     from rayml.spec.load import load_cluster, load_job
 
     spec = load_job(job, overrides)
@@ -76,14 +79,16 @@ def validate(
 
 
 @app.command()
-def schema(kind: Annotated[str, typer.Argument(help="job or cluster")] = "job") -> None:
-    """Print the JSON Schema of job files (or cluster files), for editors."""
-    from rayml.errors import RaymlError
+def schema(kind: Annotated[str, typer.Argument(metavar="job|cluster", help="Of which files.")] = "job") -> None:
+    """Print the JSON Schema of job files.
+
+    Or of cluster files. An editor that knows it completes and checks them.
+    """
     from rayml.spec.schema import cluster_schema, job_schema
 
     schemas = {"job": job_schema, "cluster": cluster_schema}
     if kind not in schemas:
-        raise type("UsageError", (RaymlError,), {"exit_code": 2})(f"{kind} is neither job nor cluster")
+        raise typer.BadParameter(f"{kind!r} is neither job nor cluster", param_hint="KIND")
     print_json(schemas[kind]())
 
 
@@ -95,7 +100,10 @@ def plan(
     home: HomeFolder = DEFAULT_HOME,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a run would do: every "auto" as a number, what is cached, why the rest runs."""
+    """Show what a run would do.
+
+    Every "auto" as a number, which steps are cached, and why the others run.
+    """
     from rayml.plan.render import plan_json, print_plan
     from rayml.plan.show import forecast
 
@@ -116,7 +124,10 @@ def run(
     home: HomeFolder = DEFAULT_HOME,
     as_json: AsJson = False,
 ) -> None:
-    """Run a job on this machine. Steps that are there already are not run again."""
+    """Run a job on this machine.
+
+    Steps that are there already are not run again.
+    """
     from rayml.observe.runs import Home
     from rayml.plan.show import forecast
     from rayml.run.launch import launch
@@ -158,11 +169,15 @@ def verify(
     home: HomeFolder = DEFAULT_HOME,
     as_json: AsJson = False,
 ) -> None:
-    """Read every file of a run's artifacts again and check its sha256 and its lineage."""
+    """Check the files of a run, or of all.
+
+    Every file is read again and held against its sha256, and every link of the lineage is followed.
+    """
     from rayml.artifacts.store import LocalStore
     from rayml.errors import GateError
     from rayml.observe.runs import Home
     from rayml.run.verify import verify_all, verify_run
+    from rayml.spec.words import count
 
     folders = Home(home)
     store = LocalStore(folders.artifacts)
@@ -170,15 +185,19 @@ def verify(
     if as_json:
         print_json({"artifacts": checked, "faults": [vars(fault) for fault in faults]})
     elif not faults:
-        say(f"{checked} artifacts: every file is as it was written, every link of the lineage is there")
+        held = "every file is as it was written, every link of the lineage is there"
+        say(f"{count(checked, 'artifact')}: {held}" if checked else f"no artifacts in {folders.artifacts}")
     if faults:
         sentences = "\n".join(f"{fault.artifact}: {fault.file} {fault.what}" for fault in faults)
-        raise GateError(sentences, hint="remove that artifact's folder and run the job again: it will be made anew")
+        raise GateError(sentences, hint="run the job again; where a file has other bytes, remove its folder first")
 
 
 @app.command()
 def report(run: RunName, home: HomeFolder = DEFAULT_HOME) -> None:
-    """Write a run's report: one self-contained HTML file, and the same as JSON."""
+    """Write a run's report.
+
+    One self-contained HTML file, and the same as JSON beside it.
+    """
     from rayml.artifacts.store import LocalStore
     from rayml.observe.runs import Home
     from rayml.report.page import write_report
@@ -190,11 +209,11 @@ def report(run: RunName, home: HomeFolder = DEFAULT_HOME) -> None:
 @app.command()
 def serve(
     run: RunName,
-    port: Annotated[int | None, typer.Option(help="The port; a free one if left out.")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="The port; a free one if left out.")] = None,
     host: Annotated[str | None, typer.Option(help="The address to listen on; the job file's if left out.")] = None,
     home: HomeFolder = DEFAULT_HOME,
 ) -> None:
-    """Serve a run's exported model until Ctrl-C."""
+    """Serve a run's model until Ctrl-C."""
     from rayml.observe.runs import Home
     from rayml.run.serving import serve_run
 
@@ -219,6 +238,33 @@ def predict(
     else:
         for prediction in answer["predictions"]:
             say(f"{prediction['label']}  {prediction['probability']:.4f}")
+
+
+@app.command()
+def bench(
+    name: Annotated[str, typer.Argument(help="startup or train.", show_default=False)],
+    full: Annotated[
+        bool, typer.Option("--full/--quick", help="About 10 minutes, or below 90 seconds.", show_default=True)
+    ] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the table for docs/LOG.md.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a promise of speed.
+
+    Against what a user would pick instead, both run in turn.
+    """
+    from rayml.bench.harness import refuse_unequal
+    from rayml.bench.show import markdown, print_bench
+    from rayml.bench.table import run_bench
+
+    document = run_bench(name, "full" if full else "quick", lambda text: say(text, error=True))
+    if as_json:
+        print_json(document)
+    elif as_markdown:
+        say(markdown(document))
+    else:
+        print_bench(console(), document)
+    refuse_unequal(document)
 
 
 def resolve(

@@ -26,7 +26,7 @@ class FileEntry(BaseModel):
 class Manifest(BaseModel):
     """Written last. Keys that a newer rayml added are tolerated when it is read back."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="constants")
 
     schema_version: int = SCHEMA_VERSION
     kind: str

@@ -96,7 +96,7 @@ class Store(Protocol):
 class _Entry(BaseModel):
     """What manifest.json holds: the manifest, and which attempt's folder it speaks of."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
 
     attempt: str
     manifest: Manifest

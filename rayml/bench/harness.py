@@ -1,7 +1,7 @@
 """How two sides are compared: laps in turn, the median of their ratios, and a proof that both did the same work.
 
-The laps are interleaved A B B A A B B A ..., so that a machine that gets slower in the course of a bench is as unkind to
-one side as to the other. A verdict is given on the interval of the ratio and never on one lap.
+The laps are interleaved A B B A A B B A ..., so that a machine that gets slower in the course of a bench is as unkind
+to one side as to the other. A verdict is given on the interval of the ratio and never on one lap.
 """
 
 from __future__ import annotations
@@ -130,9 +130,7 @@ def compete(
     return judge(contest, ours, alternative, warm_up, spent)
 
 
-def turn(
-    contest: Contest, number: int, ours: list[Lap], alternative: list[Lap]
-) -> list[tuple[str, Side, list[Lap]]]:
+def turn(contest: Contest, number: int, ours: list[Lap], alternative: list[Lap]) -> list[tuple[str, Side, list[Lap]]]:
     """The sides of a pair in the order in which they run: every second pair the other way round."""
     sides: list[tuple[str, Side, list[Lap]]] = [("ours", contest.ours, ours)]
     if contest.alternative is not None:
@@ -142,12 +140,10 @@ def turn(
 
 def judge(contest: Contest, ours: list[Lap], alternative: list[Lap], warm_up: int, spent: SystemTimes) -> Row:
     """The row of a contest that was run. Work is compared over all laps, figures are taken after the warm-up."""
-    differences = []
-    if contest.check is not None:
-        found = [contest.check(a.proof, b.proof) for a, b in zip(ours, alternative, strict=True)]
-        differences = [difference for difference in found if difference is not None]
-    ours, alternative = ours[warm_up:], alternative[warm_up:]
-    pairs = list(zip(ours, alternative, strict=True)) if contest.alternative is not None else []
+    laps = list(zip(ours, alternative, strict=True)) if contest.alternative is not None else []
+    found = [contest.check(a.proof, b.proof) for a, b in laps] if contest.check is not None else []
+    differences = [difference for difference in found if difference is not None]
+    pairs, ours, alternative = laps[warm_up:], ours[warm_up:], alternative[warm_up:]
     ratios = [ratio(contest.better, a.value, b.value) for a, b in pairs]
     cpu_ratios = [b.cpu_s / a.cpu_s for a, b in pairs if a.cpu_s and b.cpu_s]
     measured = statistics.median(lap.value for lap in ours)
@@ -164,7 +160,7 @@ def judge(contest: Contest, ours: list[Lap], alternative: list[Lap], warm_up: in
         ratio=middle,
         interval=interval,
         cpu_ratio=statistics.median(cpu_ratios) if cpu_ratios else None,
-        same_work=None if contest.check is None or not pairs else not differences,
+        same_work=not differences if found else None,
         difference=differences[0] if differences else None,
         limit=contest.limit,
         limit_is=contest.limit_is,
@@ -197,9 +193,7 @@ def bootstrap(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
     return medians[round(0.025 * (RESAMPLES - 1))], medians[round(0.975 * (RESAMPLES - 1))]
 
 
-def verdict(
-    goal: Goal | None, ours: float, ratio: float | None, interval: tuple[float, float] | None
-) -> bool | None:
+def verdict(goal: Goal | None, ours: float, ratio: float | None, interval: tuple[float, float] | None) -> bool | None:
     """Whether a goal is met. Of a ratio it is the interval that says so, and None is "cannot be said"."""
     if goal is None:
         return None

@@ -24,9 +24,7 @@ class SystemTimes:
     total_s: float = 0.0
 
     def __sub__(self, before: SystemTimes) -> SystemTimes:
-        return SystemTimes(
-            self.busy_s - before.busy_s, self.steal_s - before.steal_s, self.total_s - before.total_s
-        )
+        return SystemTimes(self.busy_s - before.busy_s, self.steal_s - before.steal_s, self.total_s - before.total_s)
 
 
 def system_times() -> SystemTimes:

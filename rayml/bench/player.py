@@ -1,4 +1,4 @@
-"""A side that stays up between its laps: it waits at a gate, stopped with all its processes while the other side runs."""
+"""A side that stays up between its laps: it waits at a gate, and is stopped while the other side runs."""
 
 from __future__ import annotations
 

@@ -35,7 +35,9 @@ class GatedSender:
     def __call__(self, kind: str, **fields: Any) -> None:
         self._sender(kind, **fields)
         if kind == "epoch":
-            self._gate.epoch({"loss": fields["train/loss"], "val_loss": fields["val/loss"], "rows": fields["rows_seen"]})
+            self._gate.epoch(
+                {"loss": fields["train/loss"], "val_loss": fields["val/loss"], "rows": fields["rows_seen"]}
+            )
 
 
 def main(path: str) -> None:

@@ -1,12 +1,14 @@
 """The alternative of `rayml bench train`: the loop that a good engineer writes by hand, started by torchrun.
 
-`torchrun --standalone --nproc-per-node 2 torchrun_ddp.py SETTINGS`. Everything is in memory before the first epoch, the
-loader slices whole batches out of it, the optimizer is the fused one, gradients live in DDP's buckets, and the first
-rank saves the model and the optimizer after each epoch. It resumes nothing, checks nothing and tells nobody how it goes.
+`torchrun --standalone --nproc-per-node 2 -m rayml.bench.torchrun_ddp SETTINGS`. Everything is in memory before the
+first epoch, the loader slices whole batches out of it, the optimizer is the fused one, gradients live in DDP's buckets,
+and the first rank saves the model and the optimizer after each epoch. It resumes nothing, checks nothing and tells
+nobody how it goes.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,7 +43,7 @@ class SameOrder(Sampler[list[int]]):
             yield batch[first:last]
 
     def __len__(self) -> int:
-        return -(-self.rows // self.batch_size)
+        return math.ceil(self.rows / self.batch_size)
 
 
 def main(path: str) -> None:
@@ -56,7 +58,7 @@ def main(path: str) -> None:
     train_set, val_set = (in_memory(settings.data, split) for split in ("train", "val"))
     sampler = SameOrder(len(train_set), settings.batch_size, settings.seed)
     # batch_size=None: the sampler's list is one index, so that a batch is one slice and not a loop over its rows.
-    loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
+    loader: DataLoader[tuple[Tensor, ...]] = DataLoader(
         train_set,
         sampler=sampler,
         batch_size=None,
@@ -67,7 +69,7 @@ def main(path: str) -> None:
     model = DistributedDataParallel(
         build_model(network, load_schema(settings.data), None), gradient_as_bucket_view=True, broadcast_buffers=False
     )
-    optimizer = AdamW(model.parameters(), lr=settings.lr, weight_decay=0.01)
+    optimizer = AdamW(model.parameters(), lr=settings.lr, weight_decay=0.01, fused=True)
 
     for epoch in range(settings.epochs):
         sampler.epoch = epoch
@@ -78,7 +80,7 @@ def main(path: str) -> None:
             batch = min(settings.batch_size, left)
             # The mean over the ranks' sums is the mean over the batch, also where the last one is short.
             loss = functional.cross_entropy(model(images), labels, reduction="sum")
-            (loss * (ranks / batch)).backward()
+            (loss * (ranks / batch)).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             losses += loss.detach()
             left -= batch

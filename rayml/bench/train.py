@@ -130,9 +130,7 @@ def bare_speed(settings: TrainSettings) -> float:
 
 
 @contextmanager
-def best_torchrun(
-    settings: TrainSettings, folder: Path, say: Callable[[str], None]
-) -> Iterator[tuple[Player, int]]:
+def best_torchrun(settings: TrainSettings, folder: Path, say: Callable[[str], None]) -> Iterator[tuple[Player, int]]:
     """The faster one of the alternative's loaders, with its number of workers; the other is ended."""
     with ExitStack() as stack:
         found = []

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from rayml.errors import StageError
 from rayml.ml.schema import ImageFeature, Schema
 from rayml.ml.transforms import Preprocess
-from rayml.ml.usercode import load_callable
+from rayml.ml.usercode import describe_failure, load_callable
 
 
 class Classifier(nn.Module):
@@ -30,12 +31,50 @@ def build_model(config: dict[str, Any], schema: Schema, code: str | None) -> Cla
     """The model of a `model` section. StageError where the network does not fit the rows."""
     settings = {key: value for key, value in config.items() if key != "kind"}
     if config["kind"] == "callable":
-        build = load_callable(settings["function"], code)
-        network = build(schema, **settings["args"])
-        if not isinstance(network, nn.Module):
-            raise StageError(f"{settings['function']} returned {type(network).__name__}, not a torch.nn.Module")
-        return Classifier(schema, network)
+        return build_own(settings["function"], settings["args"], schema, code)
     return Classifier(schema, MODELS[config["kind"]](schema, **settings))
+
+
+def build_own(function: str, arguments: dict[str, Any], schema: Schema, code: str | None) -> Classifier:
+    """The model with a network of the user's. It is asked once, so that a misfit is a sentence and not a stack trace.
+
+    Raises:
+        StageError: the function raises or returns no network, or the network cannot take the rows.
+    """
+    build = load_callable(function, code)
+    try:
+        network = build(schema, **arguments)
+    except (Exception, SystemExit) as error:
+        raise StageError(f"the function raised {describe_failure(error, code)}", where=function) from error
+    if not isinstance(network, nn.Module):
+        raise StageError(f"the function returned {type(network).__name__}, not a torch.nn.Module", where=function)
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise StageError("the network has no parameter to train", where=function)
+    model = Classifier(schema, network)
+    rows = torch.zeros((2, *schema.feature.shape), dtype=getattr(torch, schema.feature.dtype))
+    with torch.no_grad():
+        features = model.preprocess(rows)
+        try:
+            logits = model.eval()(rows)
+        except Exception as error:
+            what = f"the network raised {describe_failure(error, code)} for {describe(features)}"
+            raise StageError(what, where=function) from error
+    wanted = (2, len(schema.classes))
+    if not isinstance(logits, Tensor) or logits.shape != wanted or logits.dtype != torch.float32:
+        raise StageError(
+            f"the network makes {describe(logits)} of {describe(features)}; {list(wanted)} float32 is wanted",
+            where=function,
+            hint="one number per class and row, before softmax: nn.Linear(..., len(schema.classes))",
+        )
+    model.train()
+    return model
+
+
+def describe(value: object) -> str:
+    """Shape and dtype of a tensor; the type of anything else."""
+    if isinstance(value, Tensor):
+        return f"{list(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+    return f"a {type(value).__name__}"
 
 
 def small_cnn(schema: Schema, *, width: int, dropout: float) -> nn.Module:

@@ -13,6 +13,7 @@ from rayml.plan.plan import ClusterPlan, Plan, Resources, Step
 from rayml.spec.base import Spec
 from rayml.spec.cluster import ClusterSpec
 from rayml.spec.job import JobSpec
+from rayml.spec.words import count
 
 AUTO_BATCH_SIZE = 64
 AUTO_OPSET = 20
@@ -142,7 +143,7 @@ def resolve_serve(job: JobSpec, cluster: ClusterPlan, facts: Facts) -> Resolved:
     }
     if serve.replicas.min > cluster.cpus:
         raise PlanError(
-            f"serve.replicas.min is {serve.replicas.min} and the cluster has {cluster.cpus} CPUs, one per replica",
+            f"{serve.replicas.min} replicas, and the cluster has {count(cluster.cpus, 'CPU')}, one for each",
             where="serve.replicas.min",
             hint=f"type --set serve.replicas.min={cluster.cpus} or name a larger --cluster",
         )
@@ -168,7 +169,7 @@ def check_workers(workers: int, cluster: ClusterPlan) -> None:
     limit, unit = (cluster.gpus, "GPU") if cluster.gpus else (cluster.cpus, "CPU")
     if workers > limit:
         raise PlanError(
-            f"train.workers is {workers} and the cluster has {limit} {unit}s, one per worker",
+            f"{workers} workers, and the cluster has {count(limit, unit)}, one for each",
             where="train.workers",
             hint=f"type --set train.workers={limit} or name a larger --cluster",
         )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rayml.plan.plan import Plan
 from rayml.plan.show import Forecast
+from rayml.spec.words import count
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,6 +19,8 @@ LATER = {
     "serve.port": "a free one, asked for when the endpoint starts",
 }
 """What only the data, or the moment, can say; nothing else may still be "auto" in a plan."""
+ROOM_FOR_KEYS = 90
+"""Columns of a terminal below which the keys are left out, so that the reasons can be read."""
 
 
 def plan_json(plan: Plan, planned: Forecast) -> dict[str, Any]:
@@ -42,19 +45,20 @@ def print_plan(console: Console, plan: Plan, planned: Forecast) -> None:
     console.print(
         Text.assemble(
             (plan.job, "bold"),
-            f"  seed {plan.seed}, on {cluster.cpus} CPUs, {cluster.gpus} GPUs, "
+            f"  seed {plan.seed}, on {count(cluster.cpus, 'CPU')}, {count(cluster.gpus, 'GPU')}, "
             f"{cluster.object_store / 2**20:,.0f} MiB object store",
         )
     )
     if plan.code:
         console.print(f"runs your code from {plan.code}", highlight=False, soft_wrap=True)
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    for column in ("step", "resources", "status", "why", "estimate", "key"):
-        table.add_column(column, no_wrap=column != "why")
+    columns = ("step", "resources", "status", "estimate", "why", "key")
+    for column in columns[: -1 if console.width < ROOM_FOR_KEYS else None]:
+        table.add_column(column, no_wrap=column != "why", overflow="fold")
     for step in planned.steps:
-        color = "blue" if step.status == "cached" else "yellow"
-        status = Text(step.status, style=color)
-        table.add_row(step.name, step.resources, status, Text(step.reason), estimate(step.estimate_s), step.key[:12])
+        status = Text(step.status, style="blue" if step.status == "cached" else "yellow")
+        cells = (step.name, step.resources, status, estimate(step.estimate_s), Text(step.reason), step.key[:12])
+        table.add_row(*cells[: len(table.columns)])
     console.print(table)
     console.print(Text("resolved", style="dim"))
     for path, value in resolved_values(plan, planned):
@@ -65,7 +69,7 @@ def print_plan(console: Console, plan: Plan, planned: Forecast) -> None:
 def estimate(seconds: float | None) -> str:
     """Seconds as a person reads them."""
     if seconds is None:
-        return "not known yet"
+        return "unknown"
     return f"{seconds:.1f} s" if seconds else "0"
 
 

@@ -48,8 +48,8 @@ def execute(home: Home, run: RunFolder) -> int:
         status, exit_code = "interrupted", EXIT_INTERRUPTED
     except Exception as failure:
         traceback.print_exc()
-        told = machine_failure(failure) if isinstance(failure, OSError) else None
-        told = told or RaymlError(
+        refused = machine_failure(failure) if isinstance(failure, OSError) else None
+        told = refused or RaymlError(
             f"{type(failure).__name__}: {failure}",
             where="a bug in rayml",
             hint=f"the traceback is in {run.path / 'driver.log'}; please report it",

@@ -48,5 +48,6 @@ def refuse(verdicts: list[Verdict], artifact: Artifact) -> None:
     sentences = [f"{verdict.metric} is {verdict.value:.6g}, the gate asks for {verdict.bound}" for verdict in failed]
     worst = artifact.manifest.facts.get("worst")
     if worst:
-        sentences.append("worst sample: " + ", ".join(f"{name} {value}" for name, value in worst.items()))
+        shown = {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in worst.items()}
+        sentences.append("worst sample: " + ", ".join(f"{name} {value}" for name, value in shown.items()))
     raise GateError("; ".join(sentences), where=f"{step} gate", hint=f"what was made is kept: {artifact.path}")

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from rayml.artifacts.store import LocalStore
 from rayml.backends import local
-from rayml.errors import RaymlError, error_from_json
+from rayml.errors import RaymlError, StageError, error_from_json
 from rayml.observe.events import EventLog, EventReader
 from rayml.observe.progress import Watcher, conclude, watch
 from rayml.observe.runs import Home, RunFolder
@@ -54,29 +54,46 @@ def follow(job: local.Job, run: RunFolder, watcher: Watcher) -> None:
     previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         while job.status() is None and not asked_to_stop:
-            for event in reader.new():
-                watcher.show(event)
+            show_new(reader, watcher)
             watcher.tick()
             time.sleep(POLL_INTERVAL_S)
+        show_new(reader, watcher)
+        if asked_to_stop:
+            watcher.stop()
         job.stop()
-        for event in reader.new():
-            watcher.show(event)
+        show_new(reader, watcher)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-    close_events(run, job.status())
+    close_events(run, job.status(), asked_to_stop=bool(asked_to_stop))
     clean(run.path)
 
 
-def close_events(run: RunFolder, exit_code: int | None) -> None:
-    """Write the last event of a run whose process could not."""
-    if any(event["kind"] == "run_done" for event in run.events()):
+def show_new(reader: EventReader, watcher: Watcher) -> None:
+    """Hand on what was appended since the last time."""
+    for event in reader.new():
+        watcher.show(event)
+
+
+def close_events(run: RunFolder, exit_code: int | None, *, asked_to_stop: bool) -> None:
+    """Write the last event of a run whose process could not.
+
+    A process that was asked to stop may fail on its way out, in the middle of an import or of Ray's start: that is no
+    failure of the run.
+    """
+    end = next((event for event in reversed(run.events()) if event["kind"] == "run_done"), None)
+    if end is not None and (end["status"] != "failed" or not asked_to_stop):
         return
-    lost = RaymlError(
+    log = EventLog(run.events_path)
+    if asked_to_stop:
+        log.emit("run_done", status="interrupted", exit_code=entry.EXIT_INTERRUPTED, error=None, seconds=None)
+        log.close()
+        return
+    lost = StageError(
         f"the run's process ended without a word (exit code {exit_code})",
         where="driver",
         hint=f"its last output is in {run.path / 'driver.log'}; run the same command to go on after the last step",
     )
     log = EventLog(run.events_path)
-    log.emit("run_done", status="failed", exit_code=4, error={**lost.to_json(), "type": "StageError"}, seconds=None)
+    log.emit("run_done", status="failed", exit_code=lost.exit_code, error=lost.to_json(), seconds=None)
     log.close()

@@ -54,6 +54,8 @@ class Runner:
         with self.store.exclusive(step.name, step.key, waiting):
             if artifact := self.find(step):
                 return artifact
+            for fault in self.store.damage(step.name, step.key)[:1]:
+                self.log.emit("note", step=step.name, text=f"made anew: {fault.file} {fault.what}")
             attempt = 1
             while True:
                 try:
@@ -69,9 +71,9 @@ class Runner:
 
     def attempt(self, step: Step, inputs: dict[str, Artifact], attempt: int) -> Artifact:
         """Execute the stage once and commit what it left."""
-        self.log.emit("step_started", step=step.name, key=step.key, attempt=attempt)
         if step.resources.ray:
             self.session.start(functools.partial(self.log.emit, "note", step=step.name))
+        self.log.emit("step_started", step=step.name, key=step.key, attempt=attempt)
         started = time.perf_counter()
         out = self.store.staging(step.name, step.key)
         try:

@@ -88,7 +88,7 @@ def exported_model(home: Home, plan: Plan) -> Artifact:
 
 def ask(home: Home, target: str, key: str | None, file: Path) -> dict[str, Any]:
     """The answer of an endpoint given by its URL or by the run that it serves."""
-    if "://" in target:
+    if ":" in target:
         return predict(target, key, file)
     endpoint = read_endpoint(home.find_run(target).path)
     return predict(endpoint.url, key or endpoint.key, file)

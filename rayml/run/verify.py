@@ -8,7 +8,8 @@ from rayml.observe.runs import RunFolder
 
 def verify_all(store: Store) -> tuple[int, list[Fault]]:
     """Check every artifact of a store; how many there are, and what is wrong."""
-    return _verify(list(store.artifacts()), store)
+    checked, faults = _verify(list(store.artifacts()), store)
+    return checked, store.unreadable() + faults
 
 
 def verify_run(run: RunFolder, store: Store) -> tuple[int, list[Fault]]:
@@ -16,12 +17,11 @@ def verify_run(run: RunFolder, store: Store) -> tuple[int, list[Fault]]:
     found, faults = [], []
     for step in run.plan().steps:
         artifact = store.find(step.name, step.key)
-        if artifact is None:
-            faults.append(
-                Fault(f"{step.name}/{step.key[:KEY_CHARACTERS]}", "manifest.json", "is missing or unreadable")
-            )
-        else:
+        if artifact is not None:
             found.append(artifact)
+            continue
+        never_made = Fault(f"{step.name}/{step.key[:KEY_CHARACTERS]}", "manifest.json", "is missing")
+        faults += store.damage(step.name, step.key) or [never_made]
     checked, more = _verify(found, store)
     return checked, faults + more
 
@@ -36,7 +36,7 @@ def _broken_links(artifact: Artifact, store: Store) -> list[Fault]:
     manifest = artifact.manifest
     name = f"{manifest.kind}/{manifest.key[:KEY_CHARACTERS]}"
     return [
-        Fault(name, f"{kind}/{key[:KEY_CHARACTERS]}", "was its input and is gone")
+        Fault(name, f"{kind}/{key[:KEY_CHARACTERS]}", "was its input and is gone or damaged")
         for kind, key in manifest.inputs.items()
         if store.find(kind, key) is None
     ]

@@ -37,6 +37,11 @@ def listed(choices: Sequence[object], last: str = "or") -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}"
 
 
+def count(number: int, noun: str) -> str:
+    """`1 row`, `1,797 rows`."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
 def nearest(word: str, names: Iterable[str], likeness: float = 0.6) -> str | None:
     """The name that was probably meant, or None where none is near."""
     if len(word) > NAME_CHARS:

@@ -41,13 +41,27 @@ def test_a_commit_killed_at_any_call_is_whole_or_not_there(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"attempt": "x"}', b"\xff\xfe"])
-def test_a_torn_manifest_is_not_an_artifact(store, content):
+def test_a_torn_manifest_is_not_an_artifact_and_makes_way_for_one(store, content):
     key = digest("torn")
     folder = write(store, key)
-    (folder.parent / "manifest.json").write_bytes(content)
+    path = folder.parent / "manifest.json"
+    path.write_bytes(content)
     assert store.find("train", key) is None
-    with pytest.raises(RaymlError, match="cannot be read"):
-        store.commit(folder, manifest(key))
+    assert [fault.file for fault in store.damage("train", key)] == [str(path)]
+    assert [fault.what for fault in store.unreadable()] == ["cannot be read"]
+    assert list(store.artifacts()) == []
+    assert store.commit(folder, manifest(key)) == store.find("train", key)
+    assert store.unreadable() == []
+    assert [aside.read_bytes() for aside in path.parent.glob("damaged-*.json")] == [content]
+
+
+def test_two_keys_with_one_beginning_do_not_replace_each_other(store):
+    key = digest("one")
+    first = store.commit(write(store, key), manifest(key))
+    other = key[:16] + "0" * 48
+    with pytest.raises(RaymlError, match="two keys begin with"):
+        store.commit(write(store, other), manifest(other))
+    assert store.find("train", key) == first
 
 
 def test_a_manifest_of_a_newer_rayml_is_read(store):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,6 +53,15 @@ class StoreContract:
         assert {entry.path for entry in found.manifest.files} == {"model.safetensors", "deep/ordner für daten/x.bin"}
         assert found.manifest.facts == {"classes": ["ä", "b"]}
         assert store.verify(found) == []
+
+    def test_a_value_that_is_no_finite_number_is_kept(self, store):
+        key = digest("infinite")
+        values = {"a": float("inf"), "b": float("nan")}
+        store.commit(write(store, key), manifest(key, metrics=values, facts={"worst": values}))
+        found = store.find("train", key).manifest
+        for kept in (found.metrics, found.facts["worst"]):
+            assert kept["a"] == float("inf")
+            assert kept["b"] != kept["b"]
 
     def test_nothing_is_found_before_the_commit(self, store):
         key = digest("half")
@@ -109,6 +119,46 @@ class StoreContract:
         faults = store.verify(artifact)
         assert len(faults) == 1
         assert faults[0].file.endswith("model.safetensors")
+
+    @pytest.mark.parametrize("damage", ["delete", "truncate", "grow", "folder"])
+    def test_what_lost_a_file_is_not_found_and_is_made_anew(self, store, damage):
+        key = digest("damaged")
+        artifact = store.commit(write(store, key), manifest(key))
+        path = artifact.path / "model.safetensors"
+        if damage == "folder":
+            shutil.rmtree(artifact.path)
+        elif damage == "delete":
+            path.unlink()
+        else:
+            path.write_bytes({"truncate": b"", "grow": b"weights and more"}[damage])
+        assert store.find("train", key) is None
+        assert str(path) in {fault.file for fault in store.damage("train", key)}
+        assert [fault.file for fault in store.verify(artifact)] == [
+            fault.file for fault in store.damage("train", key)
+        ], "verify names the same files, once"
+        again = store.commit(write(store, key), manifest(key, run="digits-2"))
+        assert store.find("train", key) == again
+        assert again.manifest.run == "digits-2"
+        assert store.verify(again) == []
+        assert store.damage("train", key) == []
+        assert list(store.artifacts()) == [again]
+
+    def test_many_writers_replace_a_damaged_artifact_with_a_whole_one(self, store):
+        key = digest("raced for the damaged one")
+        (store.commit(write(store, key), manifest(key)).path / "model.safetensors").unlink()
+        folders = [write(store, key, f"writer {number}".encode()) for number in range(8)]
+        threads = [threading.Thread(target=store.commit, args=(folder, manifest(key))) for folder in folders]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert store.verify(store.find("train", key)) == []
+
+    def test_what_was_never_committed_is_not_damaged(self, store):
+        key = digest("half")
+        write(store, key)
+        assert store.damage("train", key) == []
+        assert store.unreadable() == []
 
     def test_work_outlives_an_attempt_and_ends_with_the_commit(self, store):
         key = digest("work")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -269,3 +270,29 @@ def test_a_worker_that_keeps_dying_ends_with_4_and_its_last_lines(home, first):
     assert "Traceback" not in output.partition("its last lines")[0]
     failed = [event for event in train_events(home) if event["kind"] == "step_failed"]
     assert failed[-1]["error"]["type"] == "WorkerLost"
+
+
+def test_a_network_that_fails_while_it_trains_ends_with_4_and_the_users_own_line(home, tmp_path):
+    (tmp_path / "own.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.linear = torch.nn.Linear(64, 10)\n"
+        "    def forward(self, x):\n"
+        "        if self.training:\n"
+        "            raise ValueError('zu groß')\n"
+        "        return self.linear(x.flatten(1))\n"
+        "def build(schema):\n"
+        "    return Net()\n"
+    )
+    job = tmp_path / "job.yaml"
+    job.write_text(
+        "name: own\ncode: .\ndata: {source: {kind: sklearn, name: digits}}\ntask: {kind: image_classification}\n"
+        "model: {kind: callable, function: 'own:build'}\ntrain: {workers: 2}\n"
+    )
+    done = rayml(home, "run", str(job))
+    assert done.returncode == 4, done.stderr
+    assert re.search(r"error: train, worker [01]: ValueError: zu groß \(own\.py line 8\)", done.stderr), done.stderr
+    assert "train-rank-" in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from rayml.artifacts.manifest import Manifest
 from rayml.artifacts.store import LocalStore
@@ -13,7 +15,7 @@ from rayml.plan.build import build_plan, cut_after
 from rayml.plan.diff import diff_plans
 from rayml.plan.facts import GIB, Facts, gather_facts
 from rayml.plan.plan import Plan
-from rayml.plan.render import plan_json, resolved_values
+from rayml.plan.render import plan_json, print_plan, resolved_values
 from rayml.plan.show import forecast
 from rayml.spec.load import load_cluster, load_job
 
@@ -131,12 +133,23 @@ def test_no_auto_is_left():
     assert "auto" not in {str(value) for _, value in shown}
 
 
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_a_plan_can_be_read_on_a_narrow_terminal(width):
+    console = Console(file=io.StringIO(), width=width)
+    print_plan(console, plan(), forecast(plan(), LocalStore(Path("/nowhere")), None))
+    table = console.file.getvalue().partition("resolved")[0]
+    assert max(map(len, table.splitlines())) <= width
+    assert "never ran" in table
+    assert "data runs first" in table
+    assert (plan().step("data").key[:12] in table) == (width >= 90)
+
+
 @pytest.mark.parametrize(
     ("change", "facts", "words"),
     [
-        ("train.workers=5", {}, "train.workers is 5 and the cluster has 4 CPUs"),
-        ("train.workers=3", {"gpus": 2}, "train.workers is 3 and the cluster has 2 GPUs"),
-        ("serve.replicas={min: 9, max: 9}", {}, "serve.replicas.min is 9 and the cluster has 4 CPUs"),
+        ("train.workers=5", {}, "5 workers, and the cluster has 4 CPUs"),
+        ("train.workers=3", {"gpus": 2}, "3 workers, and the cluster has 2 GPUs"),
+        ("serve.replicas={min: 9, max: 9}", {}, "9 replicas, and the cluster has 4 CPUs"),
     ],
 )
 def test_what_does_not_fit_the_cluster_is_said_with_what_does(change, facts, words):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -12,7 +11,7 @@ import pyarrow as pa
 import ray
 
 from rayml.errors import StageError
-from rayml.ml.usercode import load_callable
+from rayml.ml.usercode import describe_failure, load_callable
 from rayml.spec.data import CallableSource
 from rayml.stages.data.columns import column_types
 from rayml.stages.data.config import DataConfig
@@ -51,18 +50,19 @@ def _tables(source: CallableSource, code: str | None) -> Iterator[pa.Table]:
     """The tables that have rows."""
     function = load_callable(source.function, code)
     try:
-        for item in function(**source.args):
+        tables = function(**source.args)
+        if not isinstance(tables, Iterable):
+            raise StageError(
+                f"the function returned {type(tables).__name__}, which yields no tables", where=source.function
+            )
+        for item in tables:
             table = _as_table(item, source.function)
             if len(table):
                 yield table
     except StageError:
         raise
-    except Exception as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        raise StageError(
-            f"the function raised {type(error).__name__}: {error} ({frame.filename} line {frame.lineno})",
-            where=source.function,
-        ) from None
+    except (Exception, SystemExit) as error:
+        raise StageError(f"the function raised {describe_failure(error, code)}", where=source.function) from None
 
 
 def _as_table(item: Any, reference: str) -> pa.Table:

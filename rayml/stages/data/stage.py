@@ -18,6 +18,7 @@ from rayml.ml.shards import Integers, ShardSet, save_schema
 from rayml.plan.plan import Step
 from rayml.plan.sources import fingerprint, list_files
 from rayml.spec.data import CallableSource, CsvSource, ImageFolderSource, SklearnSource
+from rayml.spec.words import count
 from rayml.stages.api import Context, Inputs, Outcome
 from rayml.stages.data.config import DataConfig
 from rayml.stages.data.fit import Floats, Moments, fit_normalization
@@ -41,7 +42,7 @@ def run(step: Step, inputs: Inputs, context: Context) -> Outcome:
     base = context.resolve(".")
     before = fingerprint(config.source, base)
     reading = understand(config, context)
-    context.emit("note", text=f"reading {len(reading.names)} files in {len(reading.tasks)} tasks")
+    context.emit("note", text=f"reading {count(len(reading.names), 'file')}")
     index = read_rows(reading.tasks)
     if fingerprint(config.source, base) != before:
         raise StageError("the source changed while it was read", hint="run again when nothing writes to it")
@@ -53,7 +54,7 @@ def run(step: Step, inputs: Inputs, context: Context) -> Outcome:
     )
     shares = (config.split.train, config.split.val, config.split.test)
     splits = split_rows(ids, labels, classes, shares, config.split.stratify, config.seed)
-    context.emit("note", text=f"writing {len(ids)} rows of {len(classes)} classes")
+    context.emit("note", text=f"writing {count(len(ids), 'row')}")
     moments = _write(config, context, reading.feature, index, ids, labels, splits)
     medians = _medians(context, reading.feature) if config.missing == "median" else None
     normalization = fit_normalization(reading.feature, moments, config.normalize, config.missing, medians)

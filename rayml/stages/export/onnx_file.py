@@ -23,6 +23,7 @@ from rayml.ml import tasks
 from rayml.ml.models import Classifier
 from rayml.ml.onnx_session import open_session
 from rayml.ml.schema import Schema
+from rayml.ml.usercode import own_line
 
 
 class _WithProbabilities(nn.Module):
@@ -35,13 +36,20 @@ class _WithProbabilities(nn.Module):
 
 
 def write_onnx(
-    model: Classifier, example: NDArray[Any], schema: Schema, opset: int, metadata: dict[str, Any], path: Path
+    model: Classifier,
+    example: NDArray[Any],
+    schema: Schema,
+    opset: int,
+    metadata: dict[str, Any],
+    path: Path,
+    code: str | None = None,
 ) -> None:
     """Export a model with its preprocessing to one file. StageError where an operator has no ONNX form.
 
     `example`: at least two raw records `[n, *shape]`; a batch of one would be taken for a constant.
+    `code`: the folder of the user's modules, whose line is named where the export fails.
     """
-    graph = trace(_WithProbabilities(model).eval(), example, schema, opset)
+    graph = trace(_WithProbabilities(model).eval(), example, schema, opset, code)
     add_label(graph, schema.classes)
     graph.producer_name = "rayml"
     graph.producer_version = str(metadata["rayml"])
@@ -50,7 +58,9 @@ def write_onnx(
     onnx.save_model(graph, path)
 
 
-def trace(module: nn.Module, example: NDArray[Any], schema: Schema, opset: int) -> onnx.ModelProto:
+def trace(
+    module: nn.Module, example: NDArray[Any], schema: Schema, opset: int, code: str | None = None
+) -> onnx.ModelProto:
     """The module as an ONNX model with one input, named as the feature, and one output, `probabilities`."""
     records = torch.from_numpy(np.concatenate([example, example])[:2].copy())
     with quiet():
@@ -68,12 +78,20 @@ def trace(module: nn.Module, example: NDArray[Any], schema: Schema, opset: int) 
             )
         except Exception as error:
             raise StageError(
-                f"torch could not export the model: {str(error).strip().splitlines()[0]}",
+                f"torch could not export the model: {reason(error, code)}",
                 where="export",
-                hint="the line names the operator or the branch on data that ONNX has no form for",
+                hint="ONNX has no form for that operator, or for a branch that depends on the rows' values",
             ) from error
     assert program is not None, "torch.onnx.export with dynamo=True returns a program"
     return program.model_proto
+
+
+def reason(error: BaseException, code: str | None) -> str:
+    """What is below the exporter's own words, which only say in which step it failed; the first line of it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    line = "" if code is None else own_line(error, code)
+    return f"{str(error).strip().splitlines()[0]}{line}"
 
 
 @contextlib.contextmanager

@@ -34,7 +34,8 @@ def run(step: Step, inputs: Inputs, context: Context) -> Outcome:
 
     torch.set_num_threads(step.resources.cpus_per_worker)
     path = context.out / ONNX_FILE
-    write_onnx(model, records[:2], schema, step.config["opset"], metadata(step, inputs, context, schema), path)
+    described = metadata(step, inputs, context, schema)
+    write_onnx(model, records[:2], schema, step.config["opset"], described, path, context.plan.code)
     np.savez(context.out / PARITY_FILE, sample_ids=sample_ids, inputs=records, probabilities=trained)
     labels, exported = session_outputs(path, schema.feature.name, records)
 
@@ -104,21 +105,22 @@ def compare(
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Largest difference between two sets of probabilities, the labels that differ, and the worst sample.
 
-    A probability that is not a number is as far away as can be: it counts as a difference of infinity.
+    A sample with another label is worse than any without. A probability that is not a number is as far away as can be: it counts as a difference of infinity.
     """
     differences = np.abs(trained.astype(np.float64) - exported.astype(np.float64))
     differences[np.isnan(differences)] = np.inf
-    row, column = np.unravel_index(int(differences.argmax()), differences.shape)
     expected = [classes[index] for index in trained.argmax(axis=1)]
     mismatches = [index for index, label in enumerate(labels) if label != expected[index]]
-    shown = mismatches[0] if mismatches else row
+    row = max(mismatches or range(len(labels)), key=lambda index: differences[index].max())
+    column = int(differences[row].argmax())
     worst = {
-        "sample_id": int(sample_ids[shown]),
+        "sample_id": int(sample_ids[row]),
         "class": classes[column],
         "expected": float(trained[row, column]),
         "got": float(exported[row, column]),
         "difference": float(differences[row, column]),
-        "expected_label": expected[shown],
-        "got_label": labels[shown],
+        "expected_label": expected[row],
+        "got_label": labels[row],
     }
-    return {"parity_max_abs_diff": worst["difference"], "parity_label_mismatches": float(len(mismatches))}, worst
+    largest = float(differences.max())
+    return {"parity_max_abs_diff": largest, "parity_label_mismatches": float(len(mismatches))}, worst

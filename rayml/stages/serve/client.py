@@ -122,20 +122,32 @@ def predict(url: str, key: str | None, file: Path) -> dict[str, Any]:
     suffix = file.suffix.lower()
     with Client(url, key) as client:
         if suffix in _IMAGES:
-            return dict(client.ask_json("POST", "/predict", _read(file), _IMAGES[suffix]))
+            return _ask_predict(client, _read(file), _IMAGES[suffix])
         if suffix == ".json":
-            return dict(client.ask_json("POST", "/predict", _read(file)))
+            return _ask_predict(client, _read(file))
         if suffix == ".csv":
             return _predict_rows(client, file)
     fits = ", ".join([".json", ".csv", *_IMAGES])
-    raise StageError(f"a file of the kind `{suffix}` cannot be sent", where=str(file), hint=f"what fits: {fits}")
+    kind = f"of the kind `{suffix}`" if suffix else "without an ending"
+    raise StageError(f"a file {kind} cannot be sent", where=str(file), hint=f"what fits: {fits}")
+
+
+def _ask_predict(client: Client, body: bytes, media_type: str = "application/json") -> dict[str, Any]:
+    """One answer of `/predict`. BackendError where it comes from something else than an endpoint of rayml."""
+    answer = client.ask_json("POST", "/predict", body, media_type)
+    predictions = answer.get("predictions") if isinstance(answer, dict) else None
+    if not isinstance(predictions, list) or not all(
+        isinstance(each, dict) and {"label", "probability"} <= set(each) for each in predictions
+    ):
+        raise BackendError("/predict answered with no predictions", where=client.url, hint="is it another service's?")
+    return dict(answer)
 
 
 def _predict_rows(client: Client, file: Path) -> dict[str, Any]:
     rows = _rows(file)
     whole: dict[str, Any] = {}
     while part := list(islice(rows, _ROWS_PER_REQUEST)):
-        answer = client.ask_json("POST", "/predict", json.dumps({"instances": part}).encode())
+        answer = _ask_predict(client, json.dumps({"instances": part}).encode())
         whole = {**answer, "predictions": whole.get("predictions", []) + answer["predictions"]}
     if not whole:
         raise StageError("the file has no rows", where=str(file), hint="a header line and one row at least")

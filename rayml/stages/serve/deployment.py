@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -119,10 +120,13 @@ def _check_port(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
+            of_port = error.errno in (errno.EADDRINUSE, errno.EACCES)
             raise StageError(
                 f"cannot listen on {host}:{port}: {error.strerror}",
-                where="serve.port",
-                hint="free that port, name another one, or write `port: auto`",
+                where="serve.port" if of_port else "serve.host",
+                hint="free that port, name another one, or write `port: auto`"
+                if of_port
+                else "127.0.0.1 is for this machine alone, 0.0.0.0 for the network",
             ) from error
 
 
@@ -140,6 +144,7 @@ def _check_cluster() -> None:
 
 def _deploy(model_folder: Path, settings: Settings, port: int, key_hash: str | None) -> None:
     from ray import serve
+    from ray.exceptions import RayError
 
     folder = str(model_folder.absolute())
 
@@ -147,7 +152,16 @@ def _deploy(model_folder: Path, settings: Settings, port: int, key_hash: str | N
         return build_app(folder, settings, key_hash)
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    serve.start(http_options={"host": settings.host, "port": port, "keep_alive_timeout_s": 90})
+    try:
+        serve.start(http_options={"host": settings.host, "port": port, "keep_alive_timeout_s": 90})
+    except RayError as error:
+        lines = str(error).strip().splitlines()
+        alert = next((line for line in lines if "[ALERT]" in line), lines[-1])
+        raise StageError(
+            f"HAProxy did not start: {alert.strip()}",
+            where="serve",
+            hint="run the same command again; it goes on with this step and takes other ports",
+        ) from error
     scale: dict[str, Any] = {"num_replicas": settings.replicas_min}
     if settings.replicas_max > settings.replicas_min:
         scale = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -17,12 +18,15 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from rayml.artifacts.durable import write_atomic
+from rayml.errors import StageError
 
 RECORD = "haproxy.json"
 _LONGEST_FOLDER = 26
 """Ray puts 56 hex digits and `/admin.sock` below it, HAProxy a suffix of a process id while it starts; 107 is the limit
 of a unix socket's path."""
 _TERM_S = 2.0
+_FIRST_PORT = 20_000
+"""Above the well-known ones and those that Ray's workers take (10002 to 19999)."""
 _GUARD = "rayml.stages.serve.guard:middlewares"
 
 
@@ -109,12 +113,28 @@ def processes(home: Path) -> list[int]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of the loopback interface that nothing listens on, all different."""
+    """Ports that nothing holds on any interface, all different.
+
+    They lie below those that the system gives to connections by itself: a port chosen now is bound when the endpoint
+    starts, which is after the training.
+    """
     with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+        found: list[int] = []
+        for port in secrets.SystemRandom().sample(range(_FIRST_PORT, _first_ephemeral_port()), k=500):
+            probe = stack.enter_context(socket.socket())
+            with suppress(OSError):
+                probe.bind(("", port))
+                found.append(port)
+            if len(found) == count:
+                return found
+    raise StageError(f"fewer than {count} of 500 ports from {_FIRST_PORT} on are free", where="this machine")
+
+
+def _first_ephemeral_port() -> int:
+    """Linux: the first port of its own choice. A machine whose range begins near ours, or another system, has none."""
+    path = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    first = int(path.read_text().split()[0]) if path.exists() else 0
+    return first if first >= _FIRST_PORT + 1000 else 49152
 
 
 def _write_record(folder: Path, home: Path) -> None:

@@ -13,8 +13,10 @@ from typing import Any
 
 from rayml.errors import RaymlError, StageError, WorkerLost
 from rayml.ml.checkpoint import WEIGHTS_FILE, newest_checkpoint, read_checkpoint
+from rayml.ml.usercode import describe_failure
 from rayml.observe.relay import Relay
 from rayml.plan.plan import Step
+from rayml.spec.words import count
 from rayml.stages.api import Context, Inputs, Outcome
 
 MODEL_FILE = "model.json"
@@ -27,7 +29,7 @@ LOST_PEER = re.compile(r"gloo|NCCL|Connection (closed|reset|refused)|Broken pipe
 
 
 def run(step: Step, inputs: Inputs, context: Context) -> Outcome:
-    """Train on the canonical shards; leave the best weights, the last checkpoint, the model's description and history."""
+    """Train on the canonical shards; leave the best weights, the last checkpoint, the model's description, history."""
     checkpoints = context.work / "checkpoints"
     checkpoints.mkdir(exist_ok=True)
     fit(step, inputs["data"].path, checkpoints, context)
@@ -50,6 +52,7 @@ def fit(step: Step, data: Path, checkpoints: Path, context: Context) -> None:
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     resources = step.resources
+    context.emit("note", text=f"starting {count(resources.workers, 'worker')}")
     relay = Relay(context.emit)
     trainer = TorchTrainer(
         work,
@@ -99,31 +102,39 @@ def work(settings: dict[str, Any]) -> None:
     from ray.train.torch import get_device
 
     rank = dist.get_rank()
-    log_to_file(Path(settings["logs"]), rank)
+    log = log_to_file(Path(settings["logs"]), rank)
     from rayml.stages.train import loop
 
     emit = settings["relay"] if rank == 0 else ignore
     try:
         loop.train(loop.LoopConfig(**settings["loop"]), get_device(), emit)
-    except BaseException:
+    except Exception as error:
         traceback.print_exc()
-        raise
+        if isinstance(error, RaymlError) or LOST_PEER.search(str(error)):
+            raise
+        raise StageError(
+            describe_failure(error, settings["loop"]["code"]),
+            where=f"train, worker {rank}",
+            hint=f"the whole traceback is in {log}",
+        ) from error
 
 
 def ignore(kind: str, **fields: Any) -> None:
     """Takes the events of the ranks that do not tell."""
 
 
-def log_to_file(folder: Path, rank: int) -> None:
+def log_to_file(folder: Path, rank: int) -> Path:
     """Send this process's output, native libraries included, to a file of the run that outlives the cluster."""
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / f"train-rank-{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    path = folder / f"train-rank-{rank}.log"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.write(descriptor, f"--- rank {rank}, process {os.getpid()}\n".encode())
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)
     sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+    return path
 
 
 def explain(error: Exception, context: Context) -> RaymlError:

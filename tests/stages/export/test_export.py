@@ -18,7 +18,7 @@ from rayml.ml.models import build_model
 from rayml.ml.shards import load_schema
 from rayml.plan.plan import ClusterPlan, Plan, Resources, Step
 from rayml.stages.api import Context
-from rayml.stages.export import stage
+from rayml.stages.export import onnx_file, stage
 
 MODEL = {"kind": "small_cnn", "width": 8, "dropout": 0.3}
 CONFIG = {"name": "ziffern", "formats": ["onnx"], "opset": 20, "parity": {"samples": 64}, "seed": 7}
@@ -104,6 +104,17 @@ def test_the_worst_sample_and_its_difference_are_named():
     assert (worst["expected_label"], worst["got_label"]) == ("a", "b")
 
 
+def test_the_worst_sample_is_one_row_with_its_own_numbers():
+    trained = np.array([[0.9, 0.1], [0.49, 0.51], [0.45, 0.55]], np.float32)
+    exported = np.array([[0.6, 0.4], [0.51, 0.49], [0.55, 0.45]], np.float32)
+    ids, labels = np.array([11, 22, 33]), ["a", "a", "a"]
+    metrics, worst = stage.compare(ids, trained, exported, labels, ("a", "b"))
+    assert metrics == {"parity_max_abs_diff": pytest.approx(0.3), "parity_label_mismatches": 2.0}
+    assert (worst["sample_id"], worst["expected_label"], worst["got_label"]) == (33, "b", "a")
+    assert worst["difference"] == pytest.approx(0.1)
+    assert abs(worst["expected"] - worst["got"]) == pytest.approx(worst["difference"])
+
+
 def test_a_probability_that_is_not_a_number_is_not_parity():
     trained = np.array([[0.5, 0.5]], np.float32)
     metrics, _ = stage.compare(np.array([1]), trained, np.array([[np.nan, 0.5]], np.float32), ["a"], ("a", "b"))
@@ -129,5 +140,16 @@ def test_a_model_that_branches_on_the_data_is_said_and_not_exported(world, tmp_p
     train = inputs["train"].path
     (train / "model.json").write_text(json.dumps({"model": config, "task": "image_classification"}))
     save_weights(train, build_model(config, load_schema(inputs["data"].path), str(tmp_path)).state_dict())
-    with pytest.raises(StageError, match="could not export"):
+    with pytest.raises(StageError, match=r"could not export.*data-dependent.*\(branching\.py line 8\)"):
         stage.run(step, inputs, Context(**{**vars(context), "plan": plan}))
+
+
+def test_an_operator_that_onnx_lacks_is_named(world):
+    schema = load_schema(world[1]["data"].path)
+
+    class Eigen(torch.nn.Module):
+        def forward(self, rows):
+            return torch.linalg.eigh(rows)[0]
+
+    with pytest.raises(StageError, match=r"No ONNX function found.*_linalg_eigh"):
+        onnx_file.trace(Eigen(), np.ones((2, 3, 3), np.float32), schema, 20)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import os
+import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -156,6 +159,38 @@ def test_client_without_key_or_endpoint(images: SimpleNamespace, tmp_path: Path)
     for url in (f"http://127.0.0.1:{port}", "ftp://x", "http://", "http://x:99999", ""):
         with pytest.raises(BackendError):
             predict(url, None, tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(
+    "body", [b"{}", b"[]", b"7", b'{"predictions": 3}', b'{"predictions": [{"label": "a"}]}', b"<html>"]
+)
+def test_client_says_that_another_service_answers(tmp_path: Path, body: bytes) -> None:
+    class Another(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    (tmp_path / "a.json").write_text("[1]")
+    with http.server.HTTPServer(("127.0.0.1", 0), Another) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        with pytest.raises(BackendError, match="another service"):
+            predict(f"http://127.0.0.1:{server.server_port}", None, tmp_path / "a.json")
+
+
+def test_ports_are_free_on_every_interface_and_not_the_systems_own_choice() -> None:
+    ports = haproxy.free_ports(8)
+    assert len(set(ports)) == 8
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    assert all(port < first or first < 21_000 for port in ports)
+    for port in ports:
+        with socket.create_server(("0.0.0.0", port)):
+            pass
 
 
 def test_client_starts_fast_and_light() -> None:

@@ -114,6 +114,24 @@ def test_a_loss_that_is_not_a_number_ends_with_a_sentence(tmp_path, data):
     assert "the training loss became" in (work / "errors.log").read_text()
 
 
+def test_a_validation_loss_that_is_not_a_number_ends_with_a_sentence(tmp_path, data):
+    (tmp_path / "sound_only_in_training.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.linear = torch.nn.Linear(30, 3)\n"
+        "    def forward(self, x):\n"
+        "        return self.linear(x.flatten(1)) * (1.0 if self.training else float('nan'))\n"
+        "def build(schema):\n"
+        "    return Net()\n"
+    )
+    model = {"kind": "callable", "function": "sound_only_in_training:build", "args": {}}
+    settings = loop_settings(data, tmp_path, model=model, code=str(tmp_path))
+    assert run_ranks(settings, 2) != [0, 0]
+    assert "the validation loss became nan" in (tmp_path / "errors.log").read_text()
+
+
 def test_many_shards_are_one_order(tmp_path, whole):
     data = make_shards(tmp_path / "many", shard_rows=11)
     _, checkpoint, _ = trained(tmp_path, "many-run", data)
