@@ -9,6 +9,8 @@ if TYPE_CHECKING:
 
 COLUMNS = ("row", "ours", "alternative", "ratio (95 %)", "CPU", "same work", "limit", "goal", "met")
 UNKNOWN = "-"
+WIDTH = 100
+"""What the table needs; a narrower terminal wraps its lines, and loses none of it."""
 MET = {True: "yes", False: "no", None: "open"}
 
 
@@ -17,6 +19,7 @@ def print_bench(console: Console, document: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    console.width = max(console.width, WIDTH)
     console.print(Text(f"bench {document['bench']}", style="bold"), Text(f"$ {document['command']}", style="dim"))
     console.print(Text(machine_line(document), style="dim"))
     console.print()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,8 +23,8 @@ from rayml.ml.schema import ImageFeature, Normalization, Schema
 from rayml.ml.shards import save_schema, shard_name, write_shard
 
 LOADER_WORKERS = (0, 1)
-START_LAPS = 2
-"""The first starts the processes; the second chooses between the alternative's loaders."""
+CHOICE_LAPS = 3
+"""Laps of each of the alternative's loaders, in turn, whose medians choose between them."""
 SAME_LOSS = 1e-6
 RANKS = 2
 BATCH_SIZE = 64
@@ -62,7 +63,7 @@ def measure(load: Load, folder: Path, say: Callable[[str], None]) -> Row:
     settings = TrainSettings(
         data=data,
         folder=folder / "rayml",
-        laps=START_LAPS + 1 + load.pairs,
+        laps=1 + CHOICE_LAPS + 1 + load.pairs,
         epochs_per_lap=load.epochs_per_lap,
         rows=load.rows,
         batch_size=BATCH_SIZE,
@@ -73,7 +74,7 @@ def measure(load: Load, folder: Path, say: Callable[[str], None]) -> Row:
     with ExitStack() as stack:
         alternative, workers = stack.enter_context(best_torchrun(settings, folder, say))
         ours = stack.enter_context(player("rayml", settings, "rayml.bench.rayml_loop"))
-        for _ in range(START_LAPS):
+        for _ in range(1 + CHOICE_LAPS):
             ours.lap()
         contest = Contest(
             name=load.name,
@@ -133,19 +134,21 @@ def bare_speed(settings: TrainSettings) -> float:
 def best_torchrun(settings: TrainSettings, folder: Path, say: Callable[[str], None]) -> Iterator[tuple[Player, int]]:
     """The faster one of the alternative's loaders, with its number of workers; the other is ended."""
     with ExitStack() as stack:
-        found = []
+        candidates = []
         for workers in LOADER_WORKERS:
             changes = {"folder": folder / f"torchrun-{workers}", "loader_workers": workers}
-            candidate = stack.enter_context(
-                player("torchrun", settings.model_copy(update=changes), "rayml.bench.torchrun_ddp")
-            )
-            speed = [candidate.lap().value for _ in range(START_LAPS)][-1]
+            side = player("torchrun", settings.model_copy(update=changes), "rayml.bench.torchrun_ddp")
+            candidates.append(stack.enter_context(side))
+            side.lap()
+        rounds = [[candidate.lap().value for candidate in candidates] for _ in range(CHOICE_LAPS)]
+        speeds = [statistics.median(values) for values in zip(*rounds, strict=True)]
+        for workers, speed in zip(LOADER_WORKERS, speeds, strict=True):
             say(f"torchrun, DataLoader with {workers} workers: {speed:,.0f} samples/s")
-            found.append((speed, workers, candidate))
-        found.sort(reverse=True, key=lambda entry: entry[0])
-        for _, _, slower in found[1:]:
-            slower.end(kindly=False)
-        yield found[0][2], found[0][1]
+        best = speeds.index(max(speeds))
+        for place, candidate in enumerate(candidates):
+            if place != best:
+                candidate.end(kindly=False)
+        yield candidates[best], LOADER_WORKERS[best]
 
 
 def player(name: str, settings: TrainSettings, module: str) -> Player:

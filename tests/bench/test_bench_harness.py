@@ -1,4 +1,4 @@
-"""The harness on made-up work in virtual time: the order of laps, the ratio and its interval, the proof of same work."""
+"""The harness on made-up work in virtual time: the order of laps, the ratio and its interval, the proof of work."""
 
 from __future__ import annotations
 

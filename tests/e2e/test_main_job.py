@@ -223,7 +223,8 @@ def test_interrupted_killed_and_finished(home, first, tmp_path_factory):
     assert "Traceback" not in output
     wait_for(lambda: session_members(driver) == [], "the end of everything that the driver started", 30)
     epochs = [event["epoch"] for event in train_events(home) if event["kind"] == "epoch"]
-    assert epochs[0] in (reached, reached + 1), "it went on where the first run was stopped"
+    # Workers go on for the tenths of a second that their end takes: those epochs are in the checkpoint and not told.
+    assert reached <= epochs[0] <= reached + 5, "it went on where the first run was stopped"
     reached = epochs_done(home)
 
     process = start(home, "run", JOB, *LONG)

@@ -105,7 +105,8 @@ def compare(
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Largest difference between two sets of probabilities, the labels that differ, and the worst sample.
 
-    A sample with another label is worse than any without. A probability that is not a number is as far away as can be: it counts as a difference of infinity.
+    A sample with another label is worse than any without. A probability that is not a number is as far away as can be:
+    it counts as a difference of infinity.
     """
     differences = np.abs(trained.astype(np.float64) - exported.astype(np.float64))
     differences[np.isnan(differences)] = np.inf

@@ -194,6 +194,8 @@ TABLE = [
         {},
         r"the arrays make no table: .*x \(2,\), label \(1,\)",
     ),
+    ("nothing returned", code("pass"), CODE, {}, "MODULE:f: the function returned NoneType, which yields no tables"),
+    ("function exits", code("import sys; sys.exit('bye')"), CODE, {}, r"raised SystemExit: bye \(MODULE.py line 3\)"),
     ("no rows yielded", code("return []"), CODE, {}, "MODULE:f: the function yields no rows"),
     (
         "later NaN",
