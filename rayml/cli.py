@@ -242,7 +242,7 @@ def predict(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="startup or train.", show_default=False)],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="startup or train.")],
     full: Annotated[
         bool, typer.Option("--full/--quick", help="About 10 minutes, or below 90 seconds.", show_default=True)
     ] = False,

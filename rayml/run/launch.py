@@ -63,8 +63,9 @@ def follow(job: local.Job, run: RunFolder, watcher: Watcher) -> None:
         job.stop()
         show_new(reader, watcher)
     finally:
+        # Once asked to stop, the command only tells what was left and ends: a further Ctrl-C must not cut that short.
         for number, handler in previous.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if asked_to_stop else handler)
     close_events(run, job.status(), asked_to_stop=bool(asked_to_stop))
     clean(run.path)
 

@@ -205,7 +205,9 @@ def test_interrupted_killed_and_finished(home, first, tmp_path_factory):
     process = start(home, "run", JOB, *LONG)
     wait_for(lambda: epochs_done(home) >= 10, "ten epochs")
     driver = driver_pid(process)
-    process.send_signal(signal.SIGINT)
+    while process.poll() is None:  # an impatient user: none of them may cut the clean-up or the last lines short
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.1)
     output, _ = process.communicate(timeout=90)
     assert process.returncode == 130, output
     assert "nothing is left running" in output
