@@ -11,10 +11,12 @@ import json
 import secrets
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -57,13 +59,60 @@ def checkpoint_name(step: int) -> str:
     return f"step-{step:09d}-{secrets.token_hex(4)}"
 
 
+class CheckpointWriter:
+    """Writes checkpoints beside the training: it waits for a copy in memory, and not for the disk.
+
+    One is written at a time; a second waits for the first. The copies go to buffers that are kept, since fresh memory
+    costs more than the copy.
+    """
+
+    def __init__(self, root: Path, keep: int) -> None:
+        self._root, self._keep = root, keep
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+        self._buffers: dict[str, Tensor] = {}
+
+    def write(self, name: str, weights: Mapping[str, Tensor], optimizer: Optimizer, state: dict[str, Any]) -> None:
+        """Copy the training's state and start to write it. Raises what the last write ended with."""
+        self.finish()
+        tensors, rest = _flatten(optimizer.state_dict())
+        self._pending = self._pool.submit(
+            self._save,
+            name,
+            self._copy("weights", weights),
+            self._copy("optimizer", tensors),
+            {**state, "optimizer": rest},
+        )
+
+    def finish(self) -> None:
+        """Wait for the last write. OSError where the disk refused it."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def _copy(self, part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        copies = {}
+        for name, tensor in tensors.items():
+            buffer = self._buffers.setdefault(f"{part}/{name}", torch.empty(tensor.shape, dtype=tensor.dtype))
+            copies[name] = buffer.copy_(tensor.detach())
+        return copies
+
+    def _save(self, name: str, weights: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict[str, Any]) -> None:
+        _write(self._root / name, weights, optimizer, state)
+        prune_checkpoints(self._root, self._keep, state.get("best_checkpoint"))
+
+
 def save_checkpoint(folder: Path, weights: Mapping[str, Tensor], optimizer: Optimizer, state: dict[str, Any]) -> None:
     """Write a checkpoint, whole or not at all. The folder's name comes from `checkpoint_name`."""
+    tensors, rest = _flatten(optimizer.state_dict())
+    _write(folder, weights, tensors, {**state, "optimizer": rest})
+
+
+def _write(folder: Path, weights: Mapping[str, Tensor], optimizer: dict[str, Tensor], state: dict[str, Any]) -> None:
     folder.mkdir(parents=True)
     save_weights(folder, weights)
-    tensors, rest = _flatten(optimizer.state_dict())
-    save_file(tensors, folder / OPTIMIZER_FILE)
-    (folder / STATE_FILE).write_text(json.dumps({**state, "optimizer": rest}))
+    save_file(optimizer, folder / OPTIMIZER_FILE)
+    (folder / STATE_FILE).write_text(json.dumps(state))
     sync_tree(folder)
     files = [entry.model_dump() for entry in describe_files(folder)]
     write_atomic(folder / MANIFEST_FILE, json.dumps({"files": files}).encode())

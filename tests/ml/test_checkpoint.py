@@ -13,9 +13,11 @@ from rayml.ml.checkpoint import (
     OPTIMIZER_FILE,
     STATE_FILE,
     WEIGHTS_FILE,
+    CheckpointWriter,
     checkpoint_name,
     newest_checkpoint,
     prune_checkpoints,
+    read_checkpoint,
     save_checkpoint,
 )
 
@@ -82,6 +84,36 @@ def test_a_damaged_newest_one_falls_back_with_a_named_warning(tmp_path, file, da
     assert found.path == older
     assert len(warnings) == 1
     assert newest.name in warnings[0]
+
+
+def test_the_writer_keeps_what_was_there_when_it_was_asked(tmp_path):
+    model, optimizer = trained()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    writer = CheckpointWriter(tmp_path, keep=2)
+    for number in (1, 2, 3):
+        writer.write(checkpoint_name(number), model.state_dict(), optimizer, {"step": number})
+        step(model, optimizer)
+        if number == 1:
+            after_one = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    writer.finish()
+    found, warnings = newest_checkpoint(tmp_path)
+    assert (found.state["step"], warnings) == (3, [])
+    folders = sorted(tmp_path.iterdir())
+    assert len(folders) == 2, "older ones are pruned"
+    second = read_checkpoint(folders[0]).weights()
+    assert all(torch.equal(second[name], after_one[name]) for name in after_one)
+    assert not torch.equal(before["0.weight"], after_one["0.weight"])
+
+
+def test_a_write_that_the_disk_refuses_is_told_at_the_next_one(tmp_path):
+    model, optimizer = trained()
+    root = tmp_path / "checkpoints"
+    root.write_text("a file where the folder should be")
+    writer = CheckpointWriter(root, keep=2)
+    writer.write(checkpoint_name(1), model.state_dict(), optimizer, {})
+    with pytest.raises(OSError, match="checkpoints"):
+        writer.finish()
+    writer.finish()
 
 
 def test_one_without_a_manifest_was_never_whole(tmp_path):

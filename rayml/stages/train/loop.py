@@ -24,12 +24,14 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from rayml.errors import StageError
 from rayml.ml import order, tasks
-from rayml.ml.checkpoint import checkpoint_name, newest_checkpoint, prune_checkpoints, save_checkpoint
+from rayml.ml.checkpoint import CheckpointWriter, checkpoint_name, newest_checkpoint
 from rayml.ml.models import Classifier, build_model
 from rayml.ml.shards import ShardSet, load_schema
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"adamw": AdamW, "sgd": SGD}
 PROGRESS_INTERVAL_S = 0.5
+VALIDATION_ROWS = 256
+"""Rows of a validation batch at least: without gradients there is memory for more than in training."""
 
 Emit = Callable[..., None]
 
@@ -97,6 +99,7 @@ def train(config: LoopConfig, device: torch.device, emit: Emit) -> LoopState:
         forward_sync_buffers=has_running_statistics(model),
     )
 
+    writer = CheckpointWriter(Path(config.checkpoints), config.keep)
     running = torch.zeros((), dtype=torch.float64, device=device)
     while state.epoch < config.epochs:
         epoch_order = order.EpochOrder(len(train_set), config.seed, state.epoch)
@@ -123,14 +126,15 @@ def train(config: LoopConfig, device: torch.device, emit: Emit) -> LoopState:
                 progress.stop_clock()
                 settle(state, running)
                 merged = merge_over_ranks(state, device)
-                write_checkpoint(config, model, optimizer, merged, rank)
+                write_checkpoint(writer, model, optimizer, merged, rank)
                 keep_on_first_rank(state, merged, rank)
         progress.stop_clock()
         settle(state, running)
         record = finish_epoch(parallel, val_set, config, state, expected_ids, len(train_set), device)
         improved = note_best(config, state, record)
-        write_checkpoint(config, model, optimizer, state, rank, best=improved)
+        write_checkpoint(writer, model, optimizer, state, rank, best=improved)
         emit("epoch", epochs=config.epochs, **record)
+    writer.finish()
     return state
 
 
@@ -317,6 +321,7 @@ def validate(model: torch.nn.Module, val_set: ShardSet, batch_size: int, device:
     model.eval()
     sums = torch.zeros(2, dtype=torch.float64, device=device)
     first, last = order.share(0, len(val_set), dist.get_rank(), dist.get_world_size())
+    batch_size = max(batch_size, VALIDATION_ROWS)
     for start in range(first, last, batch_size):
         features, labels = val_set.gather(np.arange(start, min(start + batch_size, last)))
         targets = torch.from_numpy(labels).to(device)
@@ -339,14 +344,12 @@ def note_best(config: LoopConfig, state: LoopState, record: dict[str, float]) ->
 
 
 def write_checkpoint(
-    config: LoopConfig, model: Classifier, optimizer: Optimizer, state: LoopState, rank: int, best: bool = False
+    writer: CheckpointWriter, model: Classifier, optimizer: Optimizer, state: LoopState, rank: int, best: bool = False
 ) -> None:
     """The first rank writes; the others go on and meet it at the next gradient."""
     if rank != 0:
         return
-    root = Path(config.checkpoints)
     name = checkpoint_name(state.step)
     if best:
         state.best_checkpoint = name
-    save_checkpoint(root / name, model.state_dict(), optimizer, asdict(state))
-    prune_checkpoints(root, config.keep, state.best_checkpoint)
+    writer.write(name, model.state_dict(), optimizer, asdict(state))
