@@ -8,75 +8,33 @@ to take part in every gradient, and batch norm cannot take an empty batch.
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import Optimizer
 
-from rayml.errors import StageError
 from rayml.ml import order, tasks
 from rayml.ml.checkpoint import CheckpointWriter, checkpoint_name, newest_checkpoint
 from rayml.ml.models import Classifier, build_model
 from rayml.ml.shards import ShardSet, load_schema
-
-OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"adamw": AdamW, "sgd": SGD}
-PROGRESS_INTERVAL_S = 0.5
-VALIDATION_ROWS = 256
-"""Rows of a validation batch at least: without gradients there is memory for more than in training."""
-
-Emit = Callable[..., None]
-
-
-@dataclass(frozen=True)
-class LoopConfig:
-    """What the driver hands to each worker. Plain values only: it travels."""
-
-    model: dict[str, Any]
-    optimizer: dict[str, Any]
-    epochs: int
-    batch_size: int
-    """Rows of the global batch."""
-    seed: int
-    best_metric: str
-    best_goal: str
-    every_steps: int
-    """0: only at the end of an epoch."""
-    keep: int
-    threads: int
-    data: str
-    """Folder of the canonical shards."""
-    checkpoints: str
-    code: str | None
-
-
-@dataclass
-class LoopState:
-    """Where training stands. Written into each checkpoint."""
-
-    epoch: int = 0
-    """Epochs that are finished."""
-    batch: int = 0
-    """Batches of the present epoch that are finished."""
-    step: int = 0
-    """Optimizer steps taken."""
-    loss_sum: float = 0.0
-    rows_seen: int = 0
-    ids_seen: int = 0
-    """rayml.ml.order.fingerprint of the rows seen in this epoch, over all ranks."""
-    seconds: float = 0.0
-    """Time spent in this epoch."""
-    best_value: float | None = None
-    best_checkpoint: str | None = None
-    history: list[dict[str, float]] = field(default_factory=list)
+from rayml.stages.train.optimizers import build_optimizer
+from rayml.stages.train.progress import Emit, Progress
+from rayml.stages.train.state import (
+    LoopConfig,
+    LoopState,
+    forget_sums,
+    keep_on_first_rank,
+    merge_over_ranks,
+    note_best,
+    require_finite,
+    settle,
+)
+from rayml.stages.train.validation import validate
 
 
 def train(config: LoopConfig, device: torch.device, emit: Emit) -> LoopState:
@@ -146,15 +104,6 @@ def device_generator(device: torch.device) -> torch.Generator:
     return torch.default_generator
 
 
-def build_optimizer(config: dict[str, Any], model: torch.nn.Module) -> Optimizer:
-    """The optimizer of an `optimizer` section, over the parameters that are trained."""
-    settings = {key: tuple(value) if key == "betas" else value for key, value in config.items() if key != "kind"}
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    # One kernel for all parameters: 0.07 to 0.10 ms instead of 0.28 ms per AdamW step of the small CNN on a CPU.
-    fused = all(parameter.is_floating_point() for parameter in trained)
-    return OPTIMIZERS[config["kind"]](trained, fused=fused, **settings)
-
-
 def resume(config: LoopConfig, model: Classifier, optimizer: Optimizer, emit: Emit) -> LoopState:
     """The state of the newest whole checkpoint, loaded into model and optimizer; a new state where there is none."""
     checkpoint, warnings = newest_checkpoint(Path(config.checkpoints))
@@ -209,80 +158,6 @@ def step_seed(seed: int, step: int, rank: int) -> int:
     return ((seed * 1_000_003 + step) * 4096 + rank) % 2**63
 
 
-def settle(state: LoopState, running: Tensor) -> None:
-    """Take the loss from the device into the state. Waits for the GPU, so it is not done at every step."""
-    value = running.item()
-    running.zero_()
-    require_finite("training", value, f"epoch {state.epoch + 1}, at or before batch {state.batch}")
-    state.loss_sum += value
-
-
-def require_finite(which: str, loss: float, place: str) -> None:
-    """StageError where a loss is not a number: nothing that follows from it means anything."""
-    if not math.isfinite(loss):
-        raise StageError(
-            f"the {which} loss became {loss}",
-            where=f"train, {place}",
-            hint="lower train.optimizer.lr, or look for extreme values in the data",
-        )
-
-
-class Progress:
-    """Tells how the epoch goes, from this rank, at most twice a second."""
-
-    def __init__(self, config: LoopConfig, rows: int, state: LoopState, emit: Emit) -> None:
-        self.config, self.state, self.emit = config, state, emit
-        self.batches = -(-rows // config.batch_size)
-        self.first_batch = state.batch
-        self.started = self.shown = time.perf_counter()
-
-    def show(self, running: Tensor) -> None:
-        now = time.perf_counter()
-        if now - self.shown < PROGRESS_INTERVAL_S:
-            return
-        self.shown = now
-        settle(self.state, running)
-        state, config = self.state, self.config
-        self.emit(
-            "progress",
-            epoch=state.epoch + 1,
-            epochs=config.epochs,
-            batch=state.batch,
-            batches=self.batches,
-            loss=state.loss_sum / state.rows_seen if state.rows_seen else 0.0,
-            samples_per_s=config.batch_size * (state.batch - self.first_batch) / (now - self.started),
-        )
-
-    def stop_clock(self) -> None:
-        """Add the time since the last call to the epoch's seconds: checkpoints and validation are not training."""
-        now = time.perf_counter()
-        self.state.seconds += now - self.started
-        self.started, self.first_batch = now, self.state.batch
-
-
-def merge_over_ranks(state: LoopState, device: torch.device) -> LoopState:
-    """The state with this epoch's sums taken over all ranks."""
-    high, low = divmod(state.ids_seen, 2**32)
-    sums = torch.tensor([state.loss_sum, state.rows_seen, high, low], dtype=torch.float64, device=device)
-    dist.all_reduce(sums)
-    loss_sum, rows_seen, high_sum, low_sum = sums.tolist()
-    ids_seen = (int(high_sum) * 2**32 + int(low_sum)) % 2**64
-    return LoopState(**{**asdict(state), "loss_sum": loss_sum, "rows_seen": int(rows_seen), "ids_seen": ids_seen})
-
-
-def keep_on_first_rank(state: LoopState, merged: LoopState, rank: int) -> None:
-    """After a merge in the middle of an epoch the first rank holds the sums, so that nothing is counted twice."""
-    if rank == 0:
-        state.loss_sum, state.rows_seen, state.ids_seen = merged.loss_sum, merged.rows_seen, merged.ids_seen
-    else:
-        forget_sums(state)
-
-
-def forget_sums(state: LoopState) -> None:
-    """Start this rank's sums of the epoch at nothing."""
-    state.loss_sum, state.rows_seen, state.ids_seen = 0.0, 0, 0
-
-
 def finish_epoch(
     model: DistributedDataParallel,
     val_set: ShardSet,
@@ -313,34 +188,6 @@ def finish_epoch(
     state.epoch, state.batch, state.seconds = state.epoch + 1, 0, 0.0
     forget_sums(state)
     return record
-
-
-@torch.no_grad()
-def validate(model: torch.nn.Module, val_set: ShardSet, batch_size: int, device: torch.device) -> tuple[float, float]:
-    """Mean loss and accuracy over all rows of the validation split, each rank reading its share."""
-    model.eval()
-    sums = torch.zeros(2, dtype=torch.float64, device=device)
-    first, last = order.share(0, len(val_set), dist.get_rank(), dist.get_world_size())
-    batch_size = max(batch_size, VALIDATION_ROWS)
-    for start in range(first, last, batch_size):
-        features, labels = val_set.gather(np.arange(start, min(start + batch_size, last)))
-        targets = torch.from_numpy(labels).to(device)
-        logits = model(torch.from_numpy(features).to(device))
-        sums += torch.stack([tasks.loss_sum(logits, targets).double(), tasks.count_correct(logits, targets).double()])
-    dist.all_reduce(sums)
-    model.train()
-    loss, correct = (sums / len(val_set)).tolist()
-    return loss, correct
-
-
-def note_best(config: LoopConfig, state: LoopState, record: dict[str, float]) -> bool:
-    """Whether this epoch is the best so far; an equal value later does not replace an earlier one."""
-    value = record[config.best_metric]
-    sign = 1 if config.best_goal == "max" else -1
-    improved = state.best_value is None or sign * value > sign * state.best_value
-    if improved:
-        state.best_value = value
-    return improved
 
 
 def write_checkpoint(

@@ -77,7 +77,7 @@ def fit(step: Step, data: Path, checkpoints: Path, context: Context) -> None:
 
 
 def loop_config(step: Step, data: Path, checkpoints: Path, context: Context) -> dict[str, Any]:
-    """The values of rayml.stages.train.loop.LoopConfig, by name: workers build it where torch is imported."""
+    """The values of rayml.stages.train.state.LoopConfig, by name: workers build it where torch is imported."""
     config, policy = step.config, step.policy
     return {
         "model": config["model"],
@@ -104,10 +104,11 @@ def work(settings: dict[str, Any]) -> None:
     rank = dist.get_rank()
     log = log_to_file(Path(settings["logs"]), rank)
     from rayml.stages.train import loop
+    from rayml.stages.train.state import LoopConfig
 
     emit = settings["relay"] if rank == 0 else ignore
     try:
-        loop.train(loop.LoopConfig(**settings["loop"]), get_device(), emit)
+        loop.train(LoopConfig(**settings["loop"]), get_device(), emit)
     except Exception as error:
         traceback.print_exc()
         if isinstance(error, RaymlError) or LOST_PEER.search(str(error)):

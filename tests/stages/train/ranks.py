@@ -26,6 +26,7 @@ def run_rank(settings: dict[str, Any], rank: int, world_size: int, port: int) ->
     import torch.distributed as dist
 
     from rayml.stages.train import loop
+    from rayml.stages.train.state import LoopConfig
 
     settings = dict(settings)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
@@ -48,7 +49,7 @@ def run_rank(settings: dict[str, Any], rank: int, world_size: int, port: int) ->
             return original(*args, **kwargs)
 
         loop.train_step = deadly
-    loop.train(loop.LoopConfig(**settings), torch.device("cpu"), emit)
+    loop.train(LoopConfig(**settings), torch.device("cpu"), emit)
     dist.destroy_process_group()
 
 
