@@ -275,14 +275,16 @@ def resolve(
     from rayml.observe.runs import Home
     from rayml.plan.build import build_plan, cut_after
     from rayml.plan.facts import gather_facts
+    from rayml.run.starts import run_weights
     from rayml.spec.load import load_cluster, load_job
 
     spec, cluster_spec = load_job(job, overrides), load_cluster(cluster)
     base = job.absolute().parent
-    resolved = build_plan(spec, cluster_spec, gather_facts(spec, cluster_spec, base), str(job), base)
+    folders: Home = Home(home)
+    facts = gather_facts(spec, cluster_spec, base, lambda run: run_weights(folders, run))
+    resolved = build_plan(spec, cluster_spec, facts, str(job), base)
     if to is not None:
         resolved = cut_after(resolved, to)
-    folders: Home = Home(home)
     return resolved, LocalStore(folders.artifacts), folders.latest_plan(spec.name)
 
 

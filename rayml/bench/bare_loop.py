@@ -18,7 +18,7 @@ from rayml.ml.models import build_model
 from rayml.ml.shards import ShardSet, load_schema
 
 SECONDS = 4.0
-WARM_UP_STEPS = 50
+WARM_UP_S = 1.0
 
 
 def main(path: str) -> None:
@@ -28,8 +28,7 @@ def main(path: str) -> None:
     share = settings.batch_size // settings.ranks
     shards = ShardSet.open(settings.data, "train")
     images, labels = (torch.tensor(column) for column in shards.rows(0, share))
-    network = {"kind": "small_cnn", "width": settings.width, "dropout": 0.0}
-    model = build_model(network, load_schema(settings.data), None)
+    model = build_model(settings.model, load_schema(settings.data), None)
     optimizer = AdamW(model.parameters(), lr=settings.lr, weight_decay=0.01, fused=True)
 
     def step() -> None:
@@ -37,7 +36,8 @@ def main(path: str) -> None:
         functional.cross_entropy(model(images), labels).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
-    for _ in range(WARM_UP_STEPS):
+    started = time.perf_counter()
+    while time.perf_counter() - started < WARM_UP_S:
         step()
     sys.stdout.write("ready\n")
     sys.stdout.flush()

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -14,26 +16,29 @@ from unittest.mock import patch
 from rayml.artifacts.store import LocalStore
 from rayml.bench.gate import Gate
 from rayml.bench.train_settings import TrainSettings, load_settings
-from rayml.observe.relay import Relay, Sender
+from rayml.observe.relay import Relay
 from rayml.plan.build import build_plan
 from rayml.plan.facts import gather_facts
 from rayml.plan.plan import Plan
-from rayml.run.process import die_with_parent
+from rayml.process import die_with_parent
 from rayml.run.session import Session
 from rayml.spec.cluster import ClusterSpec
 from rayml.spec.job import JobSpec
 from rayml.stages.api import Context
 from rayml.stages.train import stage
+from rayml.stages.train.launchers import processes, ray_train
+from rayml.stages.train.launchers.base import Order
+from rayml.stages.train.launchers.processes import run_rank
 
 
-class GatedSender:
-    """What a worker's events go through: on to the driver as ever, and at the end of an epoch to the gate."""
+class GatedEmit:
+    """What the first rank's events go through: on as ever, and at the end of an epoch to the gate."""
 
-    def __init__(self, sender: Sender, gate: Gate) -> None:
-        self._sender, self._gate = sender, gate
+    def __init__(self, emit: Callable[..., None], gate: Gate) -> None:
+        self._emit, self._gate = emit, gate
 
     def __call__(self, kind: str, **fields: Any) -> None:
-        self._sender(kind, **fields)
+        self._emit(kind, **fields)
         if kind == "epoch":
             self._gate.epoch(
                 {"loss": fields["train/loss"], "val_loss": fields["val/loss"], "rows": fields["rows_seen"]}
@@ -51,12 +56,16 @@ def main(path: str) -> None:
     work = LocalStore(settings.folder / "artifacts").work(step.name, step.key)
     checkpoints = work / "checkpoints"
     checkpoints.mkdir()
-    context = Context(plan, "bench", run_folder, out=settings.folder, work=work, emit=forget)
+    context = Context(plan, path, run_folder, out=settings.folder, work=work, emit=forget)
     session = Session(plan, run_folder)
-    session.start(note=forget)
+    if step.resources.ray:
+        session.start(note=forget)
+    # The one thing that a run does not have: the loop is ours to measure, so nothing in it knows of a gate.
+    gated = patch.object(ray_train, "Relay", gated_relay(settings))
+    if step.policy["launcher"] == "processes":
+        gated = patch.object(processes, "run_rank", run_gated_rank)
     try:
-        # The one thing that a run does not have: the loop is ours to measure, so nothing in it knows of a gate.
-        with patch.object(stage, "Relay", gated_relay(Gate(str(settings.folder), settings.epochs_per_lap))):
+        with gated:
             stage.fit(step, settings.data, checkpoints, context)
     finally:
         session.stop()
@@ -71,14 +80,17 @@ def train_plan(settings: TrainSettings) -> Plan:
             "seed": settings.seed,
             "data": {"source": {"kind": "sklearn", "name": "digits"}},
             "task": {"kind": "image_classification"},
-            "model": {"kind": "small_cnn", "width": settings.width},
+            "model": settings.model,
             "train": {
                 "workers": settings.ranks,
-                "strategy": {"kind": "ddp"},
+                "strategy": settings.strategy,
+                "launcher": settings.launcher,
                 "epochs": settings.epochs,
                 "batch_size": settings.batch_size,
                 "optimizer": {"kind": "adamw", "lr": settings.lr},
                 "best": {"metric": "val/loss"},
+                "blocks": settings.blocks or "auto",
+                **settings.recipe,
             },
         }
     )
@@ -86,15 +98,28 @@ def train_plan(settings: TrainSettings) -> Plan:
     return build_plan(job, cluster, gather_facts(job, cluster, Path()), "rayml bench train", Path())
 
 
-def gated_relay(gate: Gate) -> Callable[[Callable[..., None]], Relay]:
-    """The stage's relay, with a gate behind what it hands to the workers."""
+def gated_relay(settings: TrainSettings) -> Callable[[Callable[..., None]], Relay]:
+    """The relay of Ray Train's workers, with a gate before what it hands to them."""
 
     def make(emit: Callable[..., None]) -> Relay:
         relay = Relay(emit)
-        relay.sender = GatedSender(relay.sender, gate)  # type: ignore[assignment]
+        relay.sender = GatedEmit(relay.sender, open_gate(settings))  # type: ignore[assignment]
         return relay
 
     return make
+
+
+def run_gated_rank(order: Order, number: int, meeting: Path, voice: Connection) -> None:
+    """A forked rank whose events go through the gate."""
+    settings = load_settings(order.run)
+    gated = GatedEmit(partial(processes.tell, voice), open_gate(settings))
+    with patch.object(processes, "tell", lambda _, kind, **fields: gated(kind, **fields)):
+        run_rank(order, number, meeting, voice)
+
+
+def open_gate(settings: TrainSettings) -> Gate:
+    """The gate of this side."""
+    return Gate(str(settings.folder), settings.epochs_per_lap)
 
 
 def forget(*args: Any, **fields: Any) -> None:

@@ -1,4 +1,4 @@
-"""The alternative of `rayml bench train`: the loop that a good engineer writes by hand, started by torchrun.
+"""The alternative of `rayml bench train` for DDP and FSDP2: the loop that a good engineer writes by hand, started by torchrun.
 
 `torchrun --standalone --nproc-per-node 2 -m rayml.bench.torchrun_ddp SETTINGS`. Everything is in memory before the
 first epoch, the loader slices whole batches out of it, the optimizer is the fused one, gradients live in DDP's buckets,
@@ -15,7 +15,11 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import get_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW
@@ -65,10 +69,8 @@ def main(path: str) -> None:
         num_workers=settings.loader_workers,
         persistent_workers=settings.loader_workers > 0,
     )
-    network = {"kind": "small_cnn", "width": settings.width, "dropout": 0.0}
-    model = DistributedDataParallel(
-        build_model(network, load_schema(settings.data), None), gradient_as_bucket_view=True, broadcast_buffers=False
-    )
+    network = build_model(settings.model, load_schema(settings.data), None)
+    model = in_parts(network, settings) if settings.strategy["kind"] == "fsdp" else whole(network)
     optimizer = AdamW(model.parameters(), lr=settings.lr, weight_decay=0.01, fused=True)
 
     for epoch in range(settings.epochs):
@@ -85,11 +87,26 @@ def main(path: str) -> None:
             losses += loss.detach()
             left -= batch
         dist.all_reduce(losses)
-        val_loss = validate(model.module, val_set, settings)
+        val_loss = validate(network, val_set, settings)
+        save(settings, epoch, network, optimizer)
         if rank == 0:
-            save(settings, epoch, model.module, optimizer)
             gate.epoch({"loss": losses.item() / rows, "val_loss": val_loss, "rows": rows})
     dist.destroy_process_group()
+
+
+def whole(network: nn.Module) -> nn.Module:
+    """A copy of the model on each rank, its gradients averaged."""
+    statistics = any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+    return DistributedDataParallel(network, gradient_as_bucket_view=True, broadcast_buffers=statistics)
+
+
+def in_parts(network: nn.Module, settings: TrainSettings) -> nn.Module:
+    """A part of each block on each rank."""
+    mesh = init_device_mesh("cpu", (settings.ranks,))
+    for module in reversed(list(network.modules())):
+        if type(module).__name__ in settings.blocks:
+            fully_shard(module, mesh=mesh)
+    return fully_shard(network, mesh=mesh)
 
 
 def in_memory(data: Path, split: str) -> TensorDataset:
@@ -100,7 +117,7 @@ def in_memory(data: Path, split: str) -> TensorDataset:
 
 
 @torch.no_grad()
-def validate(model: torch.nn.Module, val_set: TensorDataset, settings: TrainSettings) -> float:
+def validate(model: nn.Module, val_set: TensorDataset, settings: TrainSettings) -> float:
     """Mean loss over the validation split, each rank reading its part."""
     model.eval()
     images, labels = val_set.tensors
@@ -115,8 +132,14 @@ def validate(model: torch.nn.Module, val_set: TensorDataset, settings: TrainSett
     return total.item() / rows
 
 
-def save(settings: TrainSettings, epoch: int, model: torch.nn.Module, optimizer: AdamW) -> None:
-    """The checkpoint of an epoch; the one before is replaced."""
+def save(settings: TrainSettings, epoch: int, model: nn.Module, optimizer: AdamW) -> None:
+    """The checkpoint of an epoch; the one before is replaced. Parts are written by the ranks that have them."""
+    if settings.strategy["kind"] == "fsdp":
+        weights, slots = get_state_dict(model, optimizer)
+        dcp.save({"model": weights, "optimizer": slots}, checkpoint_id=str(settings.folder / "last"))
+        return
+    if dist.get_rank() != 0:
+        return
     state = {"epoch": epoch, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
     torch.save(state, settings.folder / "last.pt")
 

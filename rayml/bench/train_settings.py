@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -22,12 +23,21 @@ class TrainSettings(BaseModel):
     """Of the training split."""
     batch_size: int
     """Of all ranks together."""
-    width: int = 32
+    model: dict[str, Any]
+    """The `model` section, resolved."""
+    strategy: dict[str, Any] = {"kind": "ddp"}
+    """The `strategy` section."""
+    blocks: tuple[str, ...] = ()
+    """Class names of the modules that are sharded as one."""
+    recipe: dict[str, Any] = {}
+    """What else rayml's `train` section has; the alternative does not know it."""
     lr: float = 2e-3
     seed: int = 7
     ranks: int = 2
     threads: int = 1
     """Per rank."""
+    launcher: str = "auto"
+    """Who starts rayml's ranks."""
     loader_workers: int = 0
     """Of the alternative's DataLoader."""
 

@@ -1,8 +1,10 @@
 """The only reader and writer of training checkpoints.
 
-A checkpoint is a folder of its own, never reused: `model.safetensors`, `optimizer.safetensors`, `state.json`, and last
-a `manifest.json` with the sha256 of each. A reader goes from the newest to the oldest and takes the first that is
-whole, so that a torn or damaged one costs some steps and never the run. Nothing is unpickled.
+A checkpoint is a folder of its own, never reused: its tensors, `state.json`, and last a `manifest.json` with the sha256
+of each file. The tensors lie in groups (model, optimizer, average), one safetensors file for each; or, where every rank
+holds a part, as `shards/`, which each rank writes its own file of (torch.distributed.checkpoint, in safetensors too). A
+reader goes from the newest to the oldest and takes the first that is whole, so that a torn or damaged one costs some
+steps and never the run. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
+import warnings
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,18 +20,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.optim import Optimizer
 
 from rayml.artifacts.durable import sync_folder, sync_tree, write_atomic
 from rayml.artifacts.manifest import FileEntry, describe_files, file_sha256
 
-WEIGHTS_FILE = "model.safetensors"
-OPTIMIZER_FILE = "optimizer.safetensors"
+MODEL = "model"
+"""The group that holds the weights, by their names in the model."""
+WEIGHTS_FILE = f"{MODEL}.safetensors"
+SHARDS_FOLDER = "shards"
 STATE_FILE = "state.json"
 MANIFEST_FILE = "manifest.json"
+
+Groups = Mapping[str, Mapping[str, Tensor]]
+"""Group to name to tensor."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +47,13 @@ class Checkpoint:
     state: dict[str, Any]
     """What the loop needs to go on: epoch, batch, history, best, ledger."""
 
-    def weights(self) -> dict[str, Tensor]:
-        """Name of each parameter and buffer to its tensor, on the CPU."""
-        return load_weights(self.path)
-
-    def load_optimizer(self, optimizer: Optimizer) -> None:
-        """Put the saved state into an optimizer that was built the same way."""
-        tensors = load_file(self.path / OPTIMIZER_FILE)
-        optimizer.load_state_dict(_unflatten(tensors, self.state["optimizer"]))
+    def tensors(self, group: str) -> dict[str, Tensor]:
+        """The whole tensors of a group by name, on the CPU. Empty where there is no such group."""
+        shards = self.path / SHARDS_FOLDER
+        if shards.exists():
+            return _read_shards(shards, f"{group}/")
+        path = self.path / f"{group}.safetensors"
+        return load_file(path) if path.exists() else {}
 
 
 def load_weights(folder: Path) -> dict[str, Tensor]:
@@ -54,9 +61,9 @@ def load_weights(folder: Path) -> dict[str, Tensor]:
     return load_file(folder / WEIGHTS_FILE)
 
 
-def checkpoint_name(step: int) -> str:
-    """A folder name that sorts by step and was never used before."""
-    return f"step-{step:09d}-{secrets.token_hex(4)}"
+def checkpoint_name(step: int, token: str | None = None) -> str:
+    """A folder name that sorts by step and, with a fresh token, was never used before."""
+    return f"step-{step:09d}-{token or secrets.token_hex(4)}"
 
 
 class CheckpointWriter:
@@ -72,17 +79,25 @@ class CheckpointWriter:
         self._pending: Future[None] | None = None
         self._buffers: dict[str, Tensor] = {}
 
-    def write(self, name: str, weights: Mapping[str, Tensor], optimizer: Optimizer, state: dict[str, Any]) -> None:
-        """Copy the training's state and start to write it. Raises what the last write ended with."""
+    def write(self, name: str, groups: Groups, state: dict[str, Any]) -> None:
+        """Copy whole tensors and start to write them. Raises what the last write ended with."""
         self.finish()
-        tensors, rest = _flatten(optimizer.state_dict())
-        self._pending = self._pool.submit(
-            self._save,
-            name,
-            self._copy("weights", weights),
-            self._copy("optimizer", tensors),
-            {**state, "optimizer": rest},
-        )
+        copies = {group: self._copy(group, tensors) for group, tensors in groups.items()}
+        self._pending = self._pool.submit(self._save, name, copies, state)
+
+    def write_shards(self, name: str, groups: Groups, state: dict[str, Any]) -> None:
+        """Write this rank's parts. Every rank calls it with the same name, and waits for the others."""
+        from torch.distributed.checkpoint import save
+        from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+
+        folder = self._root / name
+        flat = {f"{group}/{key}": value for group, tensors in groups.items() for key, value in tensors.items()}
+        (folder / SHARDS_FOLDER).mkdir(parents=True, exist_ok=True)
+        save(flat, storage_writer=HuggingFaceStorageWriter(str(folder / SHARDS_FOLDER), save_distributed=True))
+        dist.barrier()
+        if dist.get_rank() == 0:
+            _seal(folder, state)
+            prune_checkpoints(self._root, self._keep, state.get("best_checkpoint"))
 
     def finish(self) -> None:
         """Wait for the last write. OSError where the disk refused it."""
@@ -90,28 +105,46 @@ class CheckpointWriter:
         if pending is not None:
             pending.result()
 
-    def _copy(self, part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _copy(self, group: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         copies = {}
         for name, tensor in tensors.items():
-            buffer = self._buffers.setdefault(f"{part}/{name}", torch.empty(tensor.shape, dtype=tensor.dtype))
+            buffer = self._buffers.get(f"{group}/{name}")
+            if buffer is None or buffer.shape != tensor.shape:
+                buffer = self._buffers[f"{group}/{name}"] = torch.empty(tensor.shape, dtype=tensor.dtype)
             copies[name] = buffer.copy_(tensor.detach())
         return copies
 
-    def _save(self, name: str, weights: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict[str, Any]) -> None:
-        _write(self._root / name, weights, optimizer, state)
+    def _save(self, name: str, groups: Groups, state: dict[str, Any]) -> None:
+        save_checkpoint(self._root / name, groups, state)
         prune_checkpoints(self._root, self._keep, state.get("best_checkpoint"))
 
 
-def save_checkpoint(folder: Path, weights: Mapping[str, Tensor], optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """Write a checkpoint, whole or not at all. The folder's name comes from `checkpoint_name`."""
-    tensors, rest = _flatten(optimizer.state_dict())
-    _write(folder, weights, tensors, {**state, "optimizer": rest})
-
-
-def _write(folder: Path, weights: Mapping[str, Tensor], optimizer: dict[str, Tensor], state: dict[str, Any]) -> None:
+def save_checkpoint(folder: Path, groups: Groups, state: dict[str, Any]) -> None:
+    """Write a checkpoint of whole tensors, all or nothing. The folder's name comes from `checkpoint_name`."""
     folder.mkdir(parents=True)
-    save_weights(folder, weights)
-    save_file(optimizer, folder / OPTIMIZER_FILE)
+    for group, tensors in groups.items():
+        save_tensors(folder / f"{group}.safetensors", tensors)
+    _seal(folder, state)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file. Tied tensors are written under each of their names."""
+    seen: set[int] = set()
+    values = {}
+    for name, tensor in tensors.items():
+        value = tensor.detach().cpu().contiguous()
+        values[name] = value.clone() if value.data_ptr() in seen else value
+        seen.add(value.data_ptr())
+    save_file(values, path)
+
+
+def save_weights(folder: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write `model.safetensors` into a folder."""
+    save_tensors(folder / WEIGHTS_FILE, weights)
+
+
+def _seal(folder: Path, state: dict[str, Any]) -> None:
+    """Make the files durable, then write the manifest that says that all are there."""
     (folder / STATE_FILE).write_text(json.dumps(state))
     sync_tree(folder)
     files = [entry.model_dump() for entry in describe_files(folder)]
@@ -119,26 +152,34 @@ def _write(folder: Path, weights: Mapping[str, Tensor], optimizer: dict[str, Ten
     sync_folder(folder.parent)
 
 
-def save_weights(folder: Path, weights: Mapping[str, Tensor]) -> None:
-    """Write `model.safetensors` into a folder. Tied weights are written under each of their names."""
-    seen: set[int] = set()
-    tensors = {}
-    for name, tensor in weights.items():
-        value = tensor.detach().cpu().contiguous()
-        tensors[name] = value.clone() if value.data_ptr() in seen else value
-        seen.add(value.data_ptr())
-    save_file(tensors, folder / WEIGHTS_FILE)
+def _read_shards(folder: Path, prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names start with `prefix`, without it, put together from every rank's file."""
+    from torch.distributed.checkpoint import load
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+    reader = HuggingFaceStorageReader(str(folder))
+    tensors = {
+        name: torch.empty(meta.size, dtype=meta.properties.dtype)
+        for name, meta in reader.read_metadata().state_dict_metadata.items()
+        if name.startswith(prefix) and isinstance(meta, TensorStorageMetadata)
+    }
+    if tensors:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it says that it reads in one process, which is what was asked for
+            load(tensors, storage_reader=reader, no_dist=True)
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
 
 
 def newest_checkpoint(root: Path) -> tuple[Checkpoint | None, list[str]]:
     """The newest whole checkpoint below `root`, and a sentence for each newer one that is not."""
-    warnings: list[str] = []
+    notes: list[str] = []
     for folder in sorted(root.glob("step-*"), key=_age, reverse=True):
         try:
-            return read_checkpoint(folder), warnings
+            return read_checkpoint(folder), notes
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            warnings.append(f"checkpoint {folder.name} was passed over: {error}")
-    return None, warnings
+            notes.append(f"checkpoint {folder.name} was passed over: {error}")
+    return None, notes
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
@@ -163,25 +204,3 @@ def prune_checkpoints(root: Path, keep: int, best: str | None) -> None:
 def _age(folder: Path) -> tuple[str, float]:
     """Newest last: by step, then by time, since a resumed run may write a step again."""
     return folder.name.split("-")[1], folder.stat().st_mtime
-
-
-def _flatten(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimizer's state as named tensors and the plain values that remain."""
-    tensors = {}
-    plain: dict[str, dict[str, Any]] = {}
-    for index, values in state["state"].items():
-        for name, value in values.items():
-            if isinstance(value, Tensor):
-                tensors[f"{index}.{name}"] = value.detach().cpu().contiguous()
-            else:
-                plain.setdefault(str(index), {})[name] = value
-    return tensors, {"plain": plain, "groups": state["param_groups"]}
-
-
-def _unflatten(tensors: dict[str, Tensor], rest: dict[str, Any]) -> dict[str, Any]:
-    state: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in rest["plain"].items()}
-    for key, tensor in tensors.items():
-        index, _, name = key.partition(".")
-        state.setdefault(int(index), {})[name] = tensor
-    groups = [{**group, "betas": tuple(group["betas"])} if "betas" in group else group for group in rest["groups"]]
-    return {"state": state, "param_groups": groups}

@@ -10,20 +10,26 @@ from torch import Tensor, nn
 
 from rayml.errors import StageError
 from rayml.ml.schema import ImageFeature, Schema
+from rayml.ml.torchvision_models import Resize, torchvision_network
+from rayml.ml.transformer import transformer
 from rayml.ml.transforms import Preprocess
 from rayml.ml.usercode import describe_failure, load_callable
 
 
 class Classifier(nn.Module):
-    """Preprocessing and network as one module. `[batch, *shape]` raw records to `[batch, classes]` logits."""
+    """Preprocessing and network as one module. `[batch, *shape]` raw records to `[batch, classes]` logits.
 
-    def __init__(self, schema: Schema, network: nn.Module) -> None:
+    `resize`: height and width in pixels to which an image is brought before the network; None leaves it as it is.
+    """
+
+    def __init__(self, schema: Schema, network: nn.Module, resize: int | None = None) -> None:
         super().__init__()
         self.preprocess = Preprocess(schema)
+        self.resize = nn.Identity() if resize is None else Resize(resize)
         self.network = network
 
     def forward(self, raw: Tensor) -> Tensor:
-        logits: Tensor = self.network(self.preprocess(raw))
+        logits: Tensor = self.network(self.resize(self.preprocess(raw)))
         return logits
 
 
@@ -32,7 +38,26 @@ def build_model(config: dict[str, Any], schema: Schema, code: str | None) -> Cla
     settings = {key: value for key, value in config.items() if key != "kind"}
     if config["kind"] == "callable":
         return build_own(settings["function"], settings["args"], schema, code)
-    return Classifier(schema, MODELS[config["kind"]](schema, **settings))
+    model = Classifier(schema, MODELS[config["kind"]](schema, **settings), settings.get("resize"))
+    if config["kind"] == "torchvision":
+        require_fit(model, schema)
+    return model
+
+
+def require_fit(model: Classifier, schema: Schema) -> None:
+    """StageError where the network cannot take the rows. Nothing is computed: tensors without values show it."""
+    tensors = {name: tensor.detach().to("meta") for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+    rows = torch.zeros((2, *schema.feature.shape), dtype=getattr(torch, schema.feature.dtype), device="meta")
+    model.eval()
+    try:
+        torch.func.functional_call(model, tensors, (rows,))
+    except Exception as error:
+        raise StageError(
+            f"the network cannot take {describe(rows)}: {' '.join(str(error).split())}",
+            where="model",
+            hint="set model.resize, for example to 224, or name another network",
+        ) from error
+    model.train()
 
 
 def build_own(function: str, arguments: dict[str, Any], schema: Schema, code: str | None) -> Classifier:
@@ -109,4 +134,9 @@ def mlp(schema: Schema, *, hidden: tuple[int, ...], dropout: float) -> nn.Module
     return nn.Sequential(*layers, nn.Linear(width, len(schema.classes)))
 
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"small_cnn": small_cnn, "mlp": mlp}
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "small_cnn": small_cnn,
+    "mlp": mlp,
+    "transformer": transformer,
+    "torchvision": torchvision_network,
+}

@@ -10,12 +10,11 @@ from rayml.artifacts.manifest import digest
 from rayml.errors import PlanError
 from rayml.plan.facts import GIB, Facts
 from rayml.plan.plan import ClusterPlan, Plan, Resources, Step
-from rayml.spec.base import Spec
+from rayml.plan.training import dump, resolve_train
 from rayml.spec.cluster import ClusterSpec
 from rayml.spec.job import JobSpec
 from rayml.spec.words import count
 
-AUTO_BATCH_SIZE = 64
 AUTO_OPSET = 20
 AUTO_SHARD_ROWS = 65_536
 
@@ -78,34 +77,6 @@ def resolve_data(job: JobSpec, cluster: ClusterPlan, facts: Facts) -> Resolved:
     return config, {}, Resources(workers=cluster.cpus, ray=True)
 
 
-def resolve_train(job: JobSpec, cluster: ClusterPlan, facts: Facts) -> Resolved:
-    assert job.train is not None and job.model is not None, "checked with the spec"
-    train = job.train
-    workers = auto_workers(cluster) if train.workers == "auto" else train.workers
-    batch_size = AUTO_BATCH_SIZE if train.batch_size == "auto" else train.batch_size
-    check_workers(workers, cluster)
-    config = {
-        "task": job.task.kind,
-        "model": dump(job.model),
-        "seed": job.seed,
-        "workers": workers,
-        "strategy": dump(train.strategy),
-        "epochs": train.epochs,
-        "batch_size": batch_size,
-        "optimizer": dump(train.optimizer),
-        "best": {"metric": train.best.metric, "goal": resolve_goal(train.best.metric, train.best.goal)},
-    }
-    every_steps = 0 if train.checkpoint.every_steps == "auto" else train.checkpoint.every_steps
-    policy = {"retries": train.retries, "checkpoint": {"every_steps": every_steps, "keep": train.checkpoint.keep}}
-    resources = Resources(
-        workers=workers,
-        cpus_per_worker=max(1, cluster.cpus // workers),
-        gpus_per_worker=1 if cluster.gpus else 0,
-        ray=True,
-    )
-    return config, policy, resources
-
-
 def resolve_export(job: JobSpec, cluster: ClusterPlan, facts: Facts) -> Resolved:
     assert job.export is not None, "a step is made of a section that is present"
     config = {
@@ -157,34 +128,6 @@ RESOLVERS = {
     "evaluate": resolve_evaluate,
     "serve": resolve_serve,
 }
-
-
-def auto_workers(cluster: ClusterPlan) -> int:
-    """One worker per GPU; without a GPU one per two CPUs."""
-    return cluster.gpus or max(1, cluster.cpus // 2)
-
-
-def check_workers(workers: int, cluster: ClusterPlan) -> None:
-    """PlanError where the workers do not fit the cluster."""
-    limit, unit = (cluster.gpus, "GPU") if cluster.gpus else (cluster.cpus, "CPU")
-    if workers > limit:
-        raise PlanError(
-            f"{workers} workers, and the cluster has {count(limit, unit)}, one for each",
-            where="train.workers",
-            hint=f"type --set train.workers={limit} or name a larger --cluster",
-        )
-
-
-def resolve_goal(metric: str, goal: str) -> str:
-    """Whether a larger or a smaller value of a metric is better."""
-    if goal != "auto":
-        return goal
-    return "min" if metric.endswith("loss") else "max"
-
-
-def dump(section: Spec) -> dict[str, Any]:
-    """A section as JSON values."""
-    return section.model_dump(mode="json")
 
 
 def cut_after(plan: Plan, last: str) -> Plan:

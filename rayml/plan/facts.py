@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from rayml.artifacts.manifest import digest
+from rayml.errors import PlanError
 from rayml.plan.code import STAGE_CODE, code_digest
+from rayml.plan.deepspeed_check import read_document
 from rayml.plan.sources import fingerprint
 from rayml.spec.cluster import ClusterSpec
 from rayml.spec.job import JobSpec
 from rayml.spec.model import CallableModel
+from rayml.spec.start import FolderStart, RunStart
 
 GIB = 2**30
 
@@ -27,9 +33,26 @@ class Facts:
     """Digest of what the data source holds now."""
     code: dict[str, str]
     """Stage to the digest of its code."""
+    start: Weights | None = None
+    """The weights that training starts from, where they lie here."""
+    deepspeed: dict[str, Any] | None = None
+    """What the DeepSpeed file of `strategy.config` holds."""
 
 
-def gather_facts(job: JobSpec, cluster: ClusterSpec, base: Path) -> Facts:
+@dataclass(frozen=True)
+class Weights:
+    """Weights on this machine."""
+
+    digest: str
+    """Of what they are."""
+    path: str
+
+
+RunWeights = Callable[[str], Weights]
+"""The weights of another run, by its id."""
+
+
+def gather_facts(job: JobSpec, cluster: ClusterSpec, base: Path, run_weights: RunWeights | None = None) -> Facts:
     """Look at this machine and at the job's files. PlanError where a source or the code folder is not there."""
     user_code = None if job.code is None else base / job.code
     return Facts(
@@ -38,7 +61,25 @@ def gather_facts(job: JobSpec, cluster: ClusterSpec, base: Path) -> Facts:
         memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         source=fingerprint(job.data.source, base),
         code={stage: code_digest(stage, user_code if runs_user_code(stage, job) else None) for stage in STAGE_CODE},
+        start=find_weights(job, base, run_weights),
+        deepspeed=read_document(job, base),
     )
+
+
+def find_weights(job: JobSpec, base: Path, run_weights: RunWeights | None) -> Weights | None:
+    """What `train.start` names, if it is a run or a folder; what others publish is fetched when it is needed."""
+    start = None if job.train is None else job.train.start
+    if isinstance(start, RunStart):
+        assert run_weights is not None, "whoever plans a job that starts from a run says how to find one"
+        return run_weights(start.run)
+    if not isinstance(start, FolderStart):
+        return None
+    path = (base / start.path).resolve()
+    if not path.exists():
+        raise PlanError(f"there is no {path}", where="train.start.path", hint="the path is relative to the job file")
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    listed = [[str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    return Weights(digest({"files": listed}), str(path))
 
 
 def count_gpus() -> int:

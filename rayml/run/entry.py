@@ -14,7 +14,7 @@ from rayml.artifacts.store import LocalStore
 from rayml.errors import RaymlError, machine_failure
 from rayml.observe.events import EventLog
 from rayml.observe.runs import Home, RunFolder
-from rayml.run.process import die_with_parent, interrupt_on_signals
+from rayml.process import die_with_parent, interrupt_on_signals
 from rayml.run.runner import Runner
 from rayml.run.session import Session
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from types import FrameType
 from typing import Any
@@ -13,7 +14,7 @@ from rayml.artifacts.store import LocalStore
 from rayml.backends import local
 from rayml.errors import RaymlError, StageError, error_from_json
 from rayml.observe.events import EventLog, EventReader
-from rayml.observe.progress import Watcher, conclude, watch
+from rayml.observe.progress import PlainWatcher, Watcher, conclude, watch
 from rayml.observe.runs import Home, RunFolder
 from rayml.plan.plan import Plan
 from rayml.plan.show import Forecast
@@ -28,9 +29,12 @@ POLL_INTERVAL_S = 0.1
 def launch(plan: Plan, planned: Forecast, home: Home, console: Console) -> tuple[dict[str, Any], RaymlError | None]:
     """Run a plan on this machine and show it on the console; the run's document, and the error that ended it."""
     run = home.create_run(plan)
-    watcher = watch(console, run.id, [step.name for step in plan.steps])
+    here = is_debugged(plan, planned)
+    watcher = PlainWatcher(console, run.id) if here else watch(console, run.id, [step.name for step in plan.steps])
     with watcher:
-        if planned.work:
+        if here:
+            debug(home, run, watcher)
+        elif planned.work:
             follow(local.submit(local.render(home, run)), run, watcher)
         else:
             entry.execute(home, run)
@@ -41,6 +45,30 @@ def launch(plan: Plan, planned: Forecast, home: Home, console: Console) -> tuple
     result = summarize(run, store, report)
     conclude(console, result)
     return result, None if result["error"] is None else error_from_json(result["error"])
+
+
+def is_debugged(plan: Plan, planned: Forecast) -> bool:
+    """Whether a step that will run has to have the terminal: `strategy: {kind: local}` stops at breakpoints."""
+    return any(plan.step(step.name).policy.get("launcher") == "inline" for step in planned.work)
+
+
+def debug(home: Home, run: RunFolder, watcher: Watcher) -> None:
+    """Run in this very process, with its input and output; a thread shows the events."""
+    over = threading.Event()
+    reader = EventReader(run.events_path)
+
+    def show() -> None:
+        while not over.wait(POLL_INTERVAL_S):
+            show_new(reader, watcher)
+
+    thread = threading.Thread(target=show, name="event-watcher", daemon=True)
+    thread.start()
+    try:
+        entry.execute(home, run)
+    finally:
+        over.set()
+        thread.join()
+        show_new(reader, watcher)
 
 
 def follow(job: local.Job, run: RunFolder, watcher: Watcher) -> None:

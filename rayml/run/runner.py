@@ -21,7 +21,7 @@ from rayml.plan.plan import Plan, Step
 from rayml.run import gates, policy
 from rayml.run.session import Session
 from rayml.stages.api import Context, Outcome
-from rayml.stages.table import load_stage
+from rayml.stages.table import load_preparation, load_stage
 
 LIBRARIES = ("ray", "torch", "numpy", "pyarrow", "onnx", "onnxruntime", "scikit-learn")
 
@@ -35,11 +35,18 @@ class Runner:
     def run(self) -> dict[str, Artifact]:
         """Walk the plan; the artifact of every step. Raises the RaymlError that ended it."""
         done: dict[str, Artifact] = {}
+        self.prepare()
         for step in self.plan.steps:
             inputs = {name: done[name] for name in step.inputs}
             done[step.name] = self.find(step) or self.make(step, inputs)
             self.judge(step, done[step.name])
         return done
+
+    def prepare(self) -> None:
+        """Let the stages that will have to run start what takes long to start, beside the steps before them."""
+        for step in self.plan.steps:
+            if self.store.find(step.name, step.key) is None:
+                load_preparation(step.name)(step)
 
     def find(self, step: Step) -> Artifact | None:
         """The step's artifact, where an earlier run made it."""
@@ -73,6 +80,8 @@ class Runner:
         """Execute the stage once and commit what it left."""
         if step.resources.ray:
             self.session.start(functools.partial(self.log.emit, "note", step=step.name))
+        elif step.resources.alone:
+            self.session.stop()
         self.log.emit("step_started", step=step.name, key=step.key, attempt=attempt)
         started = time.perf_counter()
         out = self.store.staging(step.name, step.key)
@@ -82,11 +91,18 @@ class Runner:
             shutil.rmtree(out, ignore_errors=True)
             raise
         seconds = time.perf_counter() - started
+        if step.resources.alone and self.needs_ray_later(step):
+            self.session.begin()
         artifact = self.store.commit(out, self.manifest(step, outcome, seconds))
         self.log.emit(
             "step_done", step=step.name, key=step.key, seconds=seconds, metrics=outcome.metrics, path=str(artifact.path)
         )
         return artifact
+
+    def needs_ray_later(self, step: Step) -> bool:
+        """Whether a step after this one will have to run on Ray."""
+        later = self.plan.steps[self.plan.steps.index(step) + 1 :]
+        return any(each.resources.ray and self.store.find(each.name, each.key) is None for each in later)
 
     def judge(self, step: Step, artifact: Artifact) -> None:
         """Hold the step's metrics against its gates; GateError where one is not met."""

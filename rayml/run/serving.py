@@ -17,7 +17,7 @@ from rayml.backends import local
 from rayml.errors import PlanError, RaymlError, StageError, error_from_json
 from rayml.observe.runs import Home, RunFolder
 from rayml.plan.plan import Plan
-from rayml.run.process import die_with_parent
+from rayml.process import die_with_parent
 from rayml.run.session import Session
 from rayml.stages.serve.client import predict
 from rayml.stages.serve.deployment import serve_forever

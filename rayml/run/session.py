@@ -10,6 +10,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from rayml.artifacts.durable import write_atomic
@@ -17,7 +18,7 @@ from rayml.backends import local
 from rayml.errors import BackendError
 from rayml.observe.runs import RunFolder
 from rayml.plan.plan import Plan
-from rayml.run.process import interrupt_on_signals
+from rayml.process import interrupt_on_signals
 from rayml.stages.serve.endpoint import RECORD as ENDPOINT_RECORD
 from rayml.stages.serve.haproxy import reap, serve_environment
 
@@ -47,23 +48,44 @@ class Session:
         self._plan = plan
         self._run_folder = run_folder
         self._started = False
+        # A token of this run's own: Ray would write one to the home folder, readable by everybody. It stays the same,
+        # since Ray reads it once in a process.
+        self._token = secrets.token_hex(32)
+        # Ray's processes are told to end with the thread that started them, so this one lives as long as they may.
+        self._starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ray-start")
+        self._beginning: Future[None] | None = None
 
     def start(self, note: Callable[..., None]) -> None:
-        """Start Ray if it is not running. BackendError where it does not come up."""
-        if self._started:
-            return
+        """Start Ray if it is not running, and wait for it. BackendError where it does not come up."""
+        if not self._started:
+            self._prepare()
+            note(text="starts Ray")
+            self._init()
+        elif self._beginning is not None:
+            beginning, self._beginning = self._beginning, None
+            beginning.result()
+        interrupt_on_signals()  # ray.init puts handlers of its own, which end the process without a clean-up
+
+    def begin(self) -> None:
+        """Let Ray start beside what this thread goes on with; `start` waits for it."""
+        if not self._started:
+            self._prepare()
+            self._beginning = self._starter.submit(self._init)
+
+    def _prepare(self) -> None:
+        """The folder and the environment that Ray starts in, and the record of them."""
         self._started = True
         clean_dead_runs(self._run_folder)
         # Ray puts sockets below this folder, and a socket's path may have 107 characters: the run folder can be deeper.
         # Ray opens its folder to everybody, so it stands inside one that only this user can enter.
-        temporary = Path(tempfile.mkdtemp(prefix="rayml-"))
-        record = {"temporary": str(temporary), "session": os.getsid(0), "boot": boot_id()}
+        self._temporary = Path(tempfile.mkdtemp(prefix="rayml-"))
+        record = {"temporary": str(self._temporary), "session": os.getsid(0), "boot": boot_id()}
         write_atomic(self._run_folder / RECORD, json.dumps(record).encode())
         os.environ.update(RAY_ENVIRONMENT)
         os.environ.update(serve_environment(self._run_folder))
-        # A token of this run's own: Ray would write one to the home folder, readable by everybody.
-        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
-        note(text="starts Ray")
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=self._token)
+
+    def _init(self) -> None:
         import ray
 
         cluster = self._plan.cluster
@@ -76,7 +98,7 @@ class Session:
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.WARNING,
-                _temp_dir=str(temporary / "ray"),
+                _temp_dir=str(self._temporary / "ray"),
             )
         except Exception as error:
             raise BackendError(
@@ -84,11 +106,13 @@ class Session:
                 where="this machine",
                 hint=f"its own words are in {self._run_folder / 'driver.log'} and below {self._run_folder / 'logs'}",
             ) from error
-        interrupt_on_signals()  # ray.init puts handlers of its own, which end the process without a clean-up
 
     def stop(self) -> None:
         """End Ray and what it started, and keep its logs in the run folder."""
         if self._started:
+            if self._beginning is not None:
+                wait([self._beginning])
+                self._beginning = None
             import ray
 
             ray.shutdown()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from rayml.spec.job import JobSpec
+from rayml.spec.model import RESNETS, TORCHVISION_MODELS, Model
+from rayml.spec.start import finetune_misfits
+from rayml.spec.words import nearest, show
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "train": ("model",),
@@ -15,7 +18,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
 
 def check_job(job: JobSpec) -> list[tuple[str, str]]:
     """Every contradiction between sections, as (path, sentence). Empty where the job holds together."""
-    return [*missing_sections(job), *task_misfits(job), *code_misfits(job)]
+    return [*missing_sections(job), *task_misfits(job), *finetuning(job), *code_misfits(job)]
 
 
 def missing_sections(job: JobSpec) -> list[tuple[str, str]]:
@@ -41,9 +44,40 @@ def task_misfits(job: JobSpec) -> list[tuple[str, str]]:
         problems.append(
             ("task.kind", "the source holds numbers; write tabular_classification, not image_classification")
         )
-    if job.model is not None and job.model.kind == "small_cnn" and not images:
-        problems.append(("model.kind", "small_cnn takes images; write mlp for tabular_classification"))
-    return problems
+    if job.model is not None and job.model.kind in ("small_cnn", "torchvision") and not images:
+        what = f"{job.model.kind} takes images; write mlp or transformer for tabular_classification"
+        problems.append(("model.kind", what))
+    return problems if job.model is None else [*problems, *model_misfits(job.model)]
+
+
+def model_misfits(model: Model) -> list[tuple[str, str]]:
+    """What one value of a `model` section makes impossible for another."""
+    if model.kind == "transformer" and model.width % model.heads:
+        what = (
+            f"{model.width} does not divide by {model.heads} heads; write {nearest_multiple(model.width, model.heads)}"
+        )
+        return [("model.width", what)]
+    if model.kind != "torchvision":
+        return []
+    if model.name not in TORCHVISION_MODELS:
+        near = nearest(model.name, TORCHVISION_MODELS) or "resnet18"
+        what = f"{show(model.name)} is not a classification network of torchvision; did you mean `{near}`?"
+        return [("model.name", what)]
+    if model.small_images and not model.name.startswith(RESNETS):
+        return [("model.small_images", f"fits the ResNets only; leave it out for {model.name}")]
+    return []
+
+
+def nearest_multiple(number: int, of: int) -> int:
+    """The multiple of `of` that is nearest to a number, at least one of it."""
+    return max(1, round(number / of)) * of
+
+
+def finetuning(job: JobSpec) -> list[tuple[str, str]]:
+    """First weights, frozen ones and adapters that do not go together, or not with the model."""
+    if job.model is None or job.train is None:
+        return []
+    return finetune_misfits(job.model, job.train.start, job.train.freeze, job.train.adapter)
 
 
 def code_misfits(job: JobSpec) -> list[tuple[str, str]]:

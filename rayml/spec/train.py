@@ -6,46 +6,21 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from rayml.spec.base import Auto, Spec
+from rayml.spec.averaging import Average
+from rayml.spec.base import Auto, Spec, Text
+from rayml.spec.loss import CrossEntropy, Loss
+from rayml.spec.optimizer import AdamW, Optimizer
+from rayml.spec.schedule import Constant, Schedule
+from rayml.spec.start import Adapter, FreezeSpec, Start
+from rayml.spec.strategy import DdpStrategy, Strategy
 
-
-class DdpStrategy(Spec):
-    """torch DistributedDataParallel: every worker holds the whole model, gradients are averaged."""
-
-    kind: Literal["ddp"]
-
-
-class AdamW(Spec):
-    """AdamW (Loshchilov and Hutter, arXiv 1711.05101)."""
-
-    kind: Literal["adamw"]
-    lr: float = Field(default=1e-3, gt=0)
-    """Learning rate."""
-    weight_decay: float = Field(default=0.01, ge=0)
-    """Decoupled: each step also shrinks the weights by lr times this."""
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
-    """Decay of the running means of the gradient and of its square."""
-
-
-class Sgd(Spec):
-    """Stochastic gradient descent with momentum."""
-
-    kind: Literal["sgd"]
-    lr: float = Field(default=0.1, gt=0)
-    """Learning rate."""
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Share of the last step that is kept in the next."""
-    weight_decay: float = Field(default=0.0, ge=0)
-    """L2 penalty, added to the gradient."""
-
-
-Optimizer = Annotated[AdamW | Sgd, Field(discriminator="kind")]
+Metric = Literal["val/accuracy", "val/loss", "train/loss"]
 
 
 class BestSpec(Spec):
     """Which checkpoint the next step continues with."""
 
-    metric: Literal["val/accuracy", "val/loss"] = "val/accuracy"
+    metric: Metric = "val/accuracy"
     """Measured after every epoch."""
     goal: Literal["max", "min"] | Auto = "auto"
     """`auto` is max for accuracy and min for loss."""
@@ -60,19 +35,80 @@ class CheckpointSpec(Spec):
     """How many of the newest checkpoints stay, besides the best."""
 
 
+class ClipSpec(Spec):
+    """Gradients that are too large are made smaller before the step."""
+
+    norm: Annotated[float, Field(gt=0)] | None = None
+    """Largest 2-norm of all gradients together (arXiv 1211.5063)."""
+    value: Annotated[float, Field(gt=0)] | None = None
+    """Largest magnitude of a single element."""
+
+
+class EarlyStoppingSpec(Spec):
+    """Training ends before its last epoch when a metric no longer gets better."""
+
+    metric: Metric = "val/loss"
+    """Measured after every epoch."""
+    goal: Literal["max", "min"] | Auto = "auto"
+    """`auto` is max for accuracy and min for loss."""
+    patience: int = Field(default=5, ge=1)
+    """Epochs without a better value after which training ends."""
+    min_delta: float = Field(default=0.0, ge=0)
+    """By how much a value has to be better to count."""
+
+
 class TrainSpec(Spec):
-    """Distributed training by Ray Train."""
+    """Distributed training."""
 
     workers: Annotated[int, Field(ge=1)] | Auto = "auto"
     """World size. `auto` is one per GPU, or one per two CPUs (at least one) where there is no GPU."""
-    strategy: DdpStrategy = DdpStrategy(kind="ddp")
+    strategy: Strategy = DdpStrategy(kind="ddp")
     """How the workers share the model."""
+    launcher: Literal["processes", "ray_train"] | Auto = "auto"
+    """Who starts the workers: `ray_train` on all nodes of a Ray cluster; `processes` on this machine, in a tenth of the
+    time. `auto` is processes on one machine."""
     epochs: int = Field(default=10, ge=1)
     """How often every row of the training split is seen."""
     batch_size: Annotated[int, Field(gt=0)] | Auto = "auto"
-    """Rows of one optimizer step over all workers together (the global batch). `auto` is 64."""
+    """Rows of one optimizer step over all workers together (the global batch). `auto` is 64, or what is nearest to it
+    and divides into equal micro-batches."""
+    accumulation: int = Field(default=1, ge=1)
+    """Micro-batches that a worker reads for one optimizer step. More of them need less memory and more time."""
     optimizer: Optimizer = AdamW(kind="adamw")
     """How a gradient becomes a step."""
+    schedule: Schedule = Constant(kind="constant")
+    """How the learning rate changes."""
+    loss: Loss = CrossEntropy(kind="cross_entropy")
+    """What is made small."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """What the network computes in. Weights and optimizer state stay float32. fp16 scales the loss and leaves out the
+    steps that overflow."""
+    clip: ClipSpec = ClipSpec()
+    l1: float = Field(default=0.0, ge=0)
+    """Weight of the sum of the parameters' magnitudes, added to the loss."""
+    on_nonfinite: Literal["raise", "skip"] = "raise"
+    """At a loss or gradient that is not a number: end the step, or leave out this one optimizer step and count it."""
+    start: Start | None = None
+    """The first weights. Without it they are random."""
+    freeze: tuple[FreezeSpec, ...] = ()
+    """Parameters that are not trained, or not from the first epoch on."""
+    adapter: Adapter | None = None
+    """Train small matrices beside the model's own, which stay as they are; merged into them at the end."""
+    average: Average | None = None
+    """Averaged weights, which are validated, exported and served in place of the last ones."""
+    early_stopping: EarlyStoppingSpec | None = None
+    """When training ends before its last epoch."""
+    blocks: tuple[Text, ...] | Auto = "auto"
+    """Class names of the modules that fsdp shards, and activation checkpointing computes again, as one. `auto` is what
+    the model proposes."""
+    activation_checkpointing: bool = False
+    """Keep no activations inside the blocks; compute them again in the backward pass (arXiv 1604.06174)."""
+    compile: bool = False
+    """Let torch.compile make kernels for this model. The first step waits for it."""
+    channels_last: bool = False
+    """Keep images as `[batch, height, width, channels]`, which is faster for convolutions on most hardware."""
+    deterministic: bool = False
+    """The same bits at every run on the same machine, also on a GPU, at some cost in speed."""
     best: BestSpec = BestSpec()
     checkpoint: CheckpointSpec = CheckpointSpec()
     retries: int = Field(default=2, ge=0)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 from typing import cast
 
+from rayml.plan.plan import Step
 from rayml.stages.api import Stage
 
 STAGES = {
@@ -15,8 +17,24 @@ STAGES = {
     "serve": "rayml.stages.serve.stage:run",
 }
 
+PREPARATIONS = {"train": "rayml.stages.train.launchers.table:prepare"}
+"""What a stage can start before its step begins."""
+
 
 def load_stage(name: str) -> Stage:
     """The function that runs a step of this name."""
-    module, _, attribute = STAGES[name].partition(":")
-    return cast("Stage", getattr(import_module(module), attribute))
+    return cast("Stage", _load(STAGES[name]))
+
+
+def load_preparation(name: str) -> Callable[[Step], None]:
+    """What is called as soon as it is known that a step of this name will run."""
+    return cast("Callable[[Step], None]", _load(PREPARATIONS[name])) if name in PREPARATIONS else _nothing
+
+
+def _load(reference: str) -> object:
+    module, _, attribute = reference.partition(":")
+    return cast("object", getattr(import_module(module), attribute))
+
+
+def _nothing(step: Step) -> None:
+    """The preparation of a stage that needs none."""

@@ -191,6 +191,8 @@ def _valid_one(slot: Slot) -> st.SearchStrategy[Any]:
         return st.lists(valid(slots_of(arguments[0])), min_size=1, max_size=3)
     if get_origin(slot.type) is tuple:
         return st.tuples(*[valid(slots_of(argument)) for argument in arguments]).map(list)
+    if slot.type is bool:
+        return st.booleans()
     if slot.type is int:
         low = limits.get("ge", limits.get("gt", -(10**6)) + 1)
         return st.integers(low, max(low, limits.get("le", limits.get("lt", low + 10**6 + 1) - 1))).map(

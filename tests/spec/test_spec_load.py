@@ -121,7 +121,7 @@ def test_a_list_entry_is_set_by_its_index(job_file: Path) -> None:
         ("train={best: 1, best: 2}", "--set train={best: 1, best: 2}: train.best: written twice; keep one of them"),
         ("seed=\udcff", '--set seed=\\udcff: seed: "\\udcff" is not a whole number of at least 0 and below 4294967296'),
         ("train.optimizer.kind=sgd", None),
-        ("model.kind=mlp", "7: model.width: no such field of kind `mlp`, but of `small_cnn`"),
+        ("model.kind=mlp", "7: model.width: no such field of kind `mlp`, but of `small_cnn` or `transformer`"),
     ],
 )  # fmt: skip
 def test_wrong_overrides(job_file: Path, override: str, problem: str | None) -> None:

@@ -45,7 +45,7 @@ def test_shipped_clusters_fit(path: Path) -> None:
         ("seed: 7", "seed: true"),
         ("workers: 2", "workers: 0"),
         ("workers: 2", "workers: many"),
-        ("kind: adamw, lr: 2.0e-3", "kind: adam"),
+        ("kind: adamw, lr: 2.0e-3", "kind: adamm"),
         ("kind: adamw, lr: 2.0e-3", "lr: 1"),
         ("kind: adamw, lr: 2.0e-3", "kind: sgd, betas: [0.9, 0.99]"),
         ("formats: [onnx]", "formats: []"),

@@ -19,7 +19,7 @@ class Progress:
 
     def __init__(self, config: LoopConfig, rows: int, state: LoopState, emit: Emit) -> None:
         self.config, self.state, self.emit = config, state, emit
-        self.batches = -(-rows // config.batch_size)
+        self.batches = -(-rows // config.train["batch_size"])
         self.first_batch = state.batch
         self.started = self.shown = time.perf_counter()
 
@@ -33,11 +33,11 @@ class Progress:
         self.emit(
             "progress",
             epoch=state.epoch + 1,
-            epochs=config.epochs,
+            epochs=config.train["epochs"],
             batch=state.batch,
             batches=self.batches,
             loss=state.loss_sum / state.rows_seen if state.rows_seen else 0.0,
-            samples_per_s=config.batch_size * (state.batch - self.first_batch) / (now - self.started),
+            samples_per_s=config.train["batch_size"] * (state.batch - self.first_batch) / (now - self.started),
         )
 
     def stop_clock(self) -> None:

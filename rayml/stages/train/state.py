@@ -3,36 +3,35 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from rayml.errors import StageError
+from rayml.stages.train.collective import sum_over_ranks
 
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """What the driver hands to each worker. Plain values only: it travels."""
+    """What the driver hands to each rank. Plain values only: it travels."""
 
-    model: dict[str, Any]
-    optimizer: dict[str, Any]
-    epochs: int
-    batch_size: int
-    """Rows of the global batch."""
-    seed: int
-    best_metric: str
-    best_goal: str
+    train: dict[str, Any]
+    """The train step's configuration: model, strategy, recipe, every "auto" a number."""
     every_steps: int
-    """0: only at the end of an epoch."""
+    """Optimizer steps between checkpoints; 0: only at the end of an epoch."""
     keep: int
     threads: int
     data: str
     """Folder of the canonical shards."""
     checkpoints: str
     code: str | None
+    start: str | None = None
+    """Folder of the weights to start from."""
+    profile: dict[str, Any] | None = None
+    """`steps`, `wait` and `trace`, the file for torch's trace; None: nothing is watched."""
+    gpu_memory_fraction: float | None = None
 
 
 @dataclass
@@ -54,6 +53,9 @@ class LoopState:
     best_value: float | None = None
     best_checkpoint: str | None = None
     history: list[dict[str, float]] = field(default_factory=list)
+
+
+STATE_FIELDS = tuple(each.name for each in fields(LoopState))
 
 
 def settle(state: LoopState, running: Tensor) -> None:
@@ -78,8 +80,7 @@ def merge_over_ranks(state: LoopState, device: torch.device) -> LoopState:
     """The state with this epoch's sums taken over all ranks."""
     high, low = divmod(state.ids_seen, 2**32)
     sums = torch.tensor([state.loss_sum, state.rows_seen, high, low], dtype=torch.float64, device=device)
-    dist.all_reduce(sums)
-    loss_sum, rows_seen, high_sum, low_sum = sums.tolist()
+    loss_sum, rows_seen, high_sum, low_sum = sum_over_ranks(sums).tolist()
     ids_seen = (int(high_sum) * 2**32 + int(low_sum)) % 2**64
     return LoopState(**{**asdict(state), "loss_sum": loss_sum, "rows_seen": int(rows_seen), "ids_seen": ids_seen})
 
@@ -97,11 +98,23 @@ def forget_sums(state: LoopState) -> None:
     state.loss_sum, state.rows_seen, state.ids_seen = 0.0, 0, 0
 
 
-def note_best(config: LoopConfig, state: LoopState, record: dict[str, float]) -> bool:
+def note_best(best: dict[str, str], state: LoopState, record: dict[str, float]) -> bool:
     """Whether this epoch is the best so far; an equal value later does not replace an earlier one."""
-    value = record[config.best_metric]
-    sign = 1 if config.best_goal == "max" else -1
+    value = record[best["metric"]]
+    sign = 1 if best["goal"] == "max" else -1
     improved = state.best_value is None or sign * value > sign * state.best_value
     if improved:
         state.best_value = value
     return improved
+
+
+def stops_early(rule: dict[str, Any] | None, history: list[dict[str, float]]) -> bool:
+    """Whether the metric has not got better by `min_delta` for `patience` epochs. A pure function of the history."""
+    if rule is None:
+        return False
+    sign = 1 if rule["goal"] == "max" else -1
+    best, since = -math.inf, 0
+    for record in history:
+        value = sign * record[rule["metric"]]
+        best, since = (value, 0) if value > best + rule["min_delta"] else (best, since + 1)
+    return since >= int(rule["patience"])

@@ -14,10 +14,16 @@ import numpy as np
 
 from rayml.ml.schema import ImageFeature, Normalization, Schema
 from rayml.ml.shards import write_shard
+from rayml.plan.facts import GIB, Facts
+from rayml.plan.plan import ClusterPlan
+from rayml.plan.training import resolve_train
+from rayml.spec.job import JobSpec
 
 # One process imports torch; every rank is forked from it, so that a test costs tenths of a second and not seconds.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["rayml.stages.train.loop", "rayml.ml.shards"])
+PROCESSES.set_forkserver_preload(["rayml.stages.train.launchers.preloaded"])
+
+FACTS = Facts(cpus=2, gpus=0, memory=8 * GIB, source="", code={})
 
 
 def run_rank(settings: dict[str, Any], rank: int, world_size: int, port: int) -> None:
@@ -27,12 +33,15 @@ def run_rank(settings: dict[str, Any], rank: int, world_size: int, port: int) ->
 
     from rayml.stages.train import loop
     from rayml.stages.train.state import LoopConfig
+    from rayml.stages.train.strategies.base import Seat
+    from rayml.stages.train.strategies.eager import Eager
 
     settings = dict(settings)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     errors = os.open(settings.pop("errors"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(errors, 2)
-    dist.init_process_group("gloo", rank=rank, world_size=world_size)
+    if settings["train"]["strategy"]["kind"] != "local":
+        dist.init_process_group("gloo", rank=rank, world_size=world_size)
     events = open(settings.pop("events"), "a", buffering=1)  # noqa: PTH123, SIM115 (closed by the end of the process)
     die_at = settings.pop("die_at", None)
 
@@ -41,16 +50,17 @@ def run_rank(settings: dict[str, Any], rank: int, world_size: int, port: int) ->
             events.write(json.dumps({"kind": kind, **fields}, default=float) + "\n")
 
     if die_at is not None and rank == die_at["rank"]:
-        original, calls = loop.train_step, iter(range(1, 10**6))
+        original, calls = Eager.step, iter(range(1, 10**6))
 
         def deadly(*args: Any, **kwargs: Any) -> torch.Tensor:
             if next(calls) == die_at["call"]:
                 os.kill(os.getpid(), signal.SIGKILL)
             return original(*args, **kwargs)
 
-        loop.train_step = deadly
-    loop.train(LoopConfig(**settings), torch.device("cpu"), emit)
-    dist.destroy_process_group()
+        Eager.step = deadly
+    loop.train(LoopConfig(**settings), Seat(rank, world_size, torch.device("cpu")), emit)
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def make_shards(folder: Path, train: int = 70, val: int = 20, classes: int = 3, shard_rows: int = 1000) -> Path:
@@ -78,14 +88,9 @@ def make_shards(folder: Path, train: int = 70, val: int = 20, classes: int = 3, 
 
 
 def loop_settings(data: Path, work: Path, **changes: Any) -> dict[str, Any]:
+    """What a rank is given. Changes go to the train section where it has such a key, else to the loop's own values."""
+    train = train_settings()
     settings = {
-        "model": {"kind": "small_cnn", "width": 8, "dropout": 0.2},
-        "optimizer": {"kind": "adamw", "lr": 0.01, "weight_decay": 0.01, "betas": [0.9, 0.999]},
-        "epochs": 3,
-        "batch_size": 16,
-        "seed": 7,
-        "best_metric": "val/accuracy",
-        "best_goal": "max",
         "every_steps": 0,
         "keep": 2,
         "threads": 1,
@@ -95,7 +100,25 @@ def loop_settings(data: Path, work: Path, **changes: Any) -> dict[str, Any]:
         "events": str(work / "events.jsonl"),
         "errors": str(work / "errors.log"),
     }
-    return {**settings, **changes}
+    train |= {key: value for key, value in changes.items() if key in train}
+    settings |= {key: value for key, value in changes.items() if key not in train}
+    return {**settings, "train": train}
+
+
+def train_settings() -> dict[str, Any]:
+    """A resolved train section: the plan's own, of a small job."""
+    job = JobSpec.model_validate(
+        {
+            "name": "loop",
+            "seed": 7,
+            "data": {"source": {"kind": "sklearn", "name": "digits"}},
+            "task": {"kind": "image_classification"},
+            "model": {"kind": "small_cnn", "width": 8, "dropout": 0.2},
+            "train": {"workers": 2, "epochs": 3, "batch_size": 16, "optimizer": {"kind": "adamw", "lr": 0.01}},
+        }
+    )
+    config, _, _ = resolve_train(job, ClusterPlan(cpus=2, gpus=0, object_store=0), FACTS)
+    return config
 
 
 def run_ranks(settings: dict[str, Any], world_size: int, timeout: float = 120) -> list[int]:

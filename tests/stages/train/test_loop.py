@@ -12,6 +12,8 @@ import torch
 from stages.train.ranks import loop_settings, make_shards, run_ranks
 
 from rayml.ml.checkpoint import newest_checkpoint
+from rayml.plan.training import dump
+from rayml.spec.optimizer import Sgd
 
 
 def events(settings, kind):
@@ -52,7 +54,7 @@ def test_it_learns_and_sees_every_row_once_an_epoch(whole):
 
 def test_the_same_seed_gives_the_same_bits(whole, tmp_path, data):
     _, again, _ = trained(tmp_path, "again", data)
-    weights, others = whole[0].weights(), again.weights()
+    weights, others = whole[0].tensors("model"), again.tensors("model")
     assert all(torch.equal(weights[name], others[name]) for name in weights)
 
 
@@ -94,7 +96,7 @@ def test_a_killed_rank_costs_steps_and_not_the_result(whole, tmp_path, data, ran
     assert run_ranks(settings, 2) == [0, 0]
 
     resumed, _ = newest_checkpoint(work / "checkpoints")
-    weights, others = whole[0].weights(), resumed.weights()
+    weights, others = whole[0].tensors("model"), resumed.tensors("model")
     assert all(torch.equal(weights[name], others[name]) for name in weights)
     keys = ("epoch", "train/loss", "val/loss", "val/accuracy", "rows_seen")
     for mine, theirs in zip(whole[0].state["history"], resumed.state["history"], strict=True):
@@ -111,7 +113,7 @@ def test_a_run_that_is_finished_is_not_trained_again(whole, tmp_path):
 def test_a_loss_that_is_not_a_number_ends_with_a_sentence(tmp_path, data):
     work = tmp_path / "nan"
     work.mkdir()
-    settings = loop_settings(data, work, optimizer={"kind": "sgd", "lr": 1e30, "momentum": 0.9, "weight_decay": 0.0})
+    settings = loop_settings(data, work, optimizer=dump(Sgd(kind="sgd", lr=1e30)))
     assert run_ranks(settings, 2) != [0, 0]
     assert "the training loss became" in (work / "errors.log").read_text()
 
@@ -137,5 +139,5 @@ def test_a_validation_loss_that_is_not_a_number_ends_with_a_sentence(tmp_path, d
 def test_many_shards_are_one_order(tmp_path, whole):
     data = make_shards(tmp_path / "many", shard_rows=11)
     _, checkpoint, _ = trained(tmp_path, "many-run", data)
-    weights, others = whole[0].weights(), checkpoint.weights()
+    weights, others = whole[0].tensors("model"), checkpoint.tensors("model")
     assert all(torch.equal(weights[name], others[name]) for name in weights)

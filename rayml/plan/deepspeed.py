@@ -1,0 +1,175 @@
+"""Strategy deepspeed: job and DeepSpeed document brought together, every "auto" a value, contradictions refused."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+from rayml.plan.deepspeed_check import AUTO, Checked, agree, check_document
+from rayml.plan.deepspeed_recipe import settle_optimizer, settle_precision, settle_scheduler
+from rayml.plan.degrees import auto_batch_size
+from rayml.spec.strategy import DeepSpeedStrategy
+from rayml.spec.train import TrainSpec
+from rayml.spec.words import count, show
+
+AUTO_BATCH_SIZE = 64
+AUTO_STAGE = 2
+"""Optimizer state and gradients shared out, at the same communication as without (arXiv 1910.02054, section 7)."""
+
+FULL_BATCH, ROWS, PARTS = "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"
+CLIP = "gradient_clipping"
+
+NO_NVME = (
+    "nvme needs DeepSpeed's asynchronous disk access, which is compiled against libaio on every node, and its tensors "
+    "cannot be saved by name while they are on the disk",
+    "write cpu, or more workers with zero_stage: 3",
+)
+"""Why, and what instead."""
+
+ELEMENTWISE = ("sgd", "adam", "adamw", "lion")
+"""Optimizers that may see many parameters as one flat tensor. The others look at the norm or the shape of each."""
+
+
+def resolve_deepspeed(
+    train: TrainSpec, document: dict[str, Any] | None, workers: int
+) -> tuple[TrainSpec, dict[str, Any]]:
+    """Job and document as one.
+
+    Args:
+        document: what `strategy.config` holds (rayml.plan.deepspeed_check.read_document), or None without one.
+        workers: world size.
+
+    Returns:
+        The train section with what the document says where the job says nothing, and the strategy section with
+        `zero_stage`, `offload` and `document`, which is what `deepspeed.initialize` gets.
+
+    Raises:
+        PlanError: unknown keys, contradictions with both places and values, a batch that does not divide, and what
+            DeepSpeed or rayml cannot do. All that was found, the most important first.
+    """
+    strategy = train.strategy
+    assert isinstance(strategy, DeepSpeedStrategy), "the caller asks for no other"
+    checked = check_document({} if document is None else deepcopy(document), strategy.config or "train.strategy")
+    found = checked.document
+    optimizer = settle_optimizer(checked, train)
+    settle_scheduler(checked, train, optimizer.lr)
+    changes = {
+        "optimizer": optimizer,
+        "precision": settle_precision(checked, train),
+        "clip": train.clip.model_copy(update={"norm": settle_clip(checked, train)}),
+        **settle_batch(checked, train, workers),
+    }
+    resolved = train.model_copy(update=changes)
+    stage = settle_stage(checked, strategy, document is not None)
+    offload = settle_offload(checked, strategy, stage)
+    check_recipe(checked, resolved, stage)
+    checked.raise_if_wrong()
+    found["zero_optimization"]["stage"] = stage
+    # The optimizers are torch's, each held to its paper by a test, and DeepSpeed cannot know that.
+    found["zero_allow_untested_optimizer"], found["zero_force_ds_cpu_optimizer"] = True, False
+    # It would wait for the GPU at every step to know the time.
+    found.setdefault("timers", {}).setdefault("throughput", {"enabled": False})
+    return resolved, {"kind": "deepspeed", "zero_stage": stage, "offload": offload, "document": found}
+
+
+def settle_batch(checked: Checked, train: TrainSpec, workers: int) -> dict[str, int]:
+    """Batch size and accumulation; all three factors into the document. A problem where they do not multiply."""
+    found = checked.document
+    in_job = None if train.batch_size == AUTO else train.batch_size
+    batch = agree(checked, FULL_BATCH, found.get(FULL_BATCH), "train.batch_size", in_job)
+    said = train.accumulation if "accumulation" in train.model_fields_set else None
+    parts = agree(checked, PARTS, found.get(PARTS), "train.accumulation", said)
+    rows = None if found.get(ROWS) in (None, AUTO) else found[ROWS]
+    if any(each is not None and (each < 1 or each != int(each)) for each in (batch, rows, parts)):
+        checked.problem(FULL_BATCH, "batch size, micro-batch and accumulation are whole numbers from 1")
+        return {}
+    if batch is None:
+        batch = rows * (parts or 1) * workers if rows else auto_batch_size(AUTO_BATCH_SIZE, workers, parts or 1)
+    if parts is None:
+        parts = max(1, batch // (rows * workers)) if rows else 1
+    rows = rows or max(1, batch // (parts * workers))
+    if batch != rows * parts * workers:
+        checked.problem(
+            FULL_BATCH,
+            f"{FULL_BATCH} {batch} is not {ROWS} {rows} x {PARTS} {parts} x {count(workers, 'worker')} "
+            f"= {rows * parts * workers}",
+            "what fits: " + "; ".join(fitting(batch, rows, parts, workers)),
+        )
+    found.update({FULL_BATCH: batch, ROWS: rows, PARTS: parts})
+    return {"batch_size": batch, "accumulation": parts}
+
+
+def fitting(batch: int, rows: int, parts: int, workers: int) -> list[str]:
+    """The nearest values of each factor that make the product true while the others stay."""
+    unit = parts * workers
+    batches = sorted({max(1, batch // unit) * unit, (batch // unit + 1) * unit, rows * unit})
+    fits = [f"{FULL_BATCH} {each} with {ROWS} {each // unit}" for each in batches]
+    for name, others in ((PARTS, rows * workers), ("train.workers", rows * parts)):
+        if batch % others == 0:
+            fits.append(f"{name} {batch // others}")
+    return fits
+
+
+def settle_clip(checked: Checked, train: TrainSpec) -> float | None:
+    """Largest norm of the gradients. Where nobody says one there is none, and not DeepSpeed's 1.0."""
+    in_file = checked.document.get(CLIP)
+    norm = agree(checked, CLIP, in_file, "train.clip.norm", train.clip.norm)
+    checked.document[CLIP] = norm or 0.0
+    return norm or None
+
+
+def settle_stage(checked: Checked, strategy: DeepSpeedStrategy, has_file: bool) -> int:
+    """ZeRO stage. A document without one means 0, as in DeepSpeed."""
+    zero = checked.document.setdefault("zero_optimization", {})
+    in_job = None if strategy.zero_stage == AUTO else strategy.zero_stage
+    stage = agree(checked, "zero_optimization.stage", zero.get("stage"), "train.strategy.zero_stage", in_job)
+    if stage is None:
+        return 0 if has_file else AUTO_STAGE
+    if stage not in (0, 1, 2, 3):
+        checked.problem("zero_optimization.stage", f"{stage} is not 0, 1, 2 or 3")
+    return int(stage)
+
+
+def settle_offload(checked: Checked, strategy: DeepSpeedStrategy, stage: int) -> str:
+    """Where the optimizer keeps its tensors and steps, none or cpu; written into the document."""
+    zero = checked.document["zero_optimization"]
+    optimizer, weights = (zero.get(f"offload_{name}", {}) for name in ("optimizer", "param"))
+    key = "zero_optimization.offload_optimizer"
+    in_job = None if strategy.offload == AUTO else strategy.offload
+    offload: str = agree(checked, f"{key}.device", optimizer.get("device"), "train.strategy.offload", in_job) or "none"
+    for place, device in ((key, offload), ("zero_optimization.offload_param", weights.get("device", "none"))):
+        if device == "nvme":
+            checked.problem(f"{place}.device", *NO_NVME)
+        elif device not in ("none", "cpu"):
+            checked.problem(f"{place}.device", f"{show(device)} is not none or cpu")
+    if offload != "none" and stage == 0:
+        checked.problem(f"{key}.device", f"{offload} needs ZeRO stage 1, 2 or 3, and the stage is 0")
+    if weights.get("device", "none") != "none" and stage != 3:
+        checked.problem("zero_optimization.offload_param", f"weights are sharded by stage 3, and the stage is {stage}")
+    if optimizer.get("super_offload"):
+        checked.problem(f"{key}.super_offload", "rayml cannot save its state", "write false")
+    if in_job == "cpu":
+        zero["offload_optimizer"] = {**optimizer, "device": "cpu"}
+        if stage == 3:
+            zero["offload_param"] = {**weights, "device": "cpu"}
+    return offload
+
+
+def check_recipe(checked: Checked, train: TrainSpec, stage: int) -> None:
+    """Problems where the recipe asks for what the strategy cannot do."""
+    if train.clip.value is not None:
+        checked.problem("train.clip.value", "DeepSpeed clips by norm alone", "write clip.norm, or strategy ddp or fsdp")
+    if train.l1:
+        checked.problem("train.l1", "DeepSpeed takes no L1 penalty", "write strategy ddp or fsdp")
+    if train.on_nonfinite == "skip" and train.precision == "fp32":
+        checked.problem(
+            "train.on_nonfinite", "DeepSpeed leaves out no step in fp32", "write raise, or precision bf16 or fp16"
+        )
+    if stage and train.optimizer.kind not in ELEMENTWISE:
+        checked.problem(
+            "train.optimizer.kind",
+            f"{train.optimizer.kind} needs whole parameters, and ZeRO stage {stage} flattens and shards them",
+            f"write one of {', '.join(ELEMENTWISE)}, or zero_stage: 0",
+        )
+    if stage == 3 and train.average is not None:
+        checked.problem("train.average", "ZeRO stage 3 keeps no whole weights to average", "write zero_stage: 2")

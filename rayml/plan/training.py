@@ -1,0 +1,156 @@
+"""The train step: every "auto" of the section a number, and what cannot be done refused before a worker starts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rayml.errors import PlanError
+from rayml.plan.deepspeed import resolve_deepspeed
+from rayml.plan.degrees import auto_batch_size, check_batch, resolve_degrees
+from rayml.plan.facts import Facts
+from rayml.plan.parallel import resolve_parallel
+from rayml.plan.plan import ClusterPlan, Resources
+from rayml.spec.base import Spec
+from rayml.spec.job import JobSpec
+from rayml.spec.train import TrainSpec
+from rayml.spec.words import count
+
+AUTO_BATCH_SIZE = 64
+
+BLOCKS: dict[str, tuple[str, ...]] = {
+    "small_cnn": ("Conv2d",),
+    "mlp": ("Linear",),
+    "transformer": ("Block",),
+    "torchvision": (
+        "BasicBlock",
+        "Bottleneck",
+        "CNBlock",
+        "EncoderBlock",
+        "SwinTransformerBlock",
+        "SwinTransformerBlockV2",
+        "MBConv",
+        "FusedMBConv",
+        "InvertedResidual",
+        "ResBottleneckBlock",
+        "Fire",
+        "Inception",
+        "MaxVitLayer",
+    ),
+    "callable": (),
+}
+"""Kind of model to the classes whose modules are treated as one: sharded at once, computed again at once."""
+
+
+def resolve_train(job: JobSpec, cluster: ClusterPlan, facts: Facts) -> tuple[dict[str, Any], dict[str, Any], Resources]:
+    """Configuration that is part of the key, policy that is not, resources."""
+    train = job.train
+    assert train is not None and job.model is not None, "checked with the spec"
+    workers = resolve_workers(train, cluster)
+    check_workers(workers, cluster)
+    strategy = dump(train.strategy)
+    if train.strategy.kind == "deepspeed":
+        train, strategy = resolve_deepspeed(train, facts.deepspeed, workers)
+    degrees = resolve_degrees(strategy, workers)
+    batch_size = resolve_batch_size(train, degrees.data)
+    config = {
+        "task": job.task.kind,
+        "model": dump(job.model),
+        "seed": job.seed,
+        "workers": workers,
+        "strategy": degrees.strategy,
+        "epochs": train.epochs,
+        "batch_size": batch_size,
+        "accumulation": train.accumulation,
+        "optimizer": dump(train.optimizer),
+        "schedule": dump(train.schedule),
+        "loss": dump(train.loss),
+        "precision": train.precision,
+        "clip": dump(train.clip),
+        "l1": train.l1,
+        "on_nonfinite": train.on_nonfinite,
+        "start": None if train.start is None else {**dump(train.start), "digest": facts.start and facts.start.digest},
+        "freeze": [dump(rule) for rule in train.freeze],
+        "adapter": None if train.adapter is None else dump(train.adapter),
+        "average": None if train.average is None else dump(train.average),
+        "early_stopping": resolve_early_stopping(train),
+        "blocks": list(BLOCKS[job.model.kind] if train.blocks == "auto" else train.blocks),
+        "activation_checkpointing": train.activation_checkpointing,
+        "compile": train.compile,
+        "channels_last": train.channels_last,
+        "deterministic": train.deterministic,
+        "best": {"metric": train.best.metric, "goal": resolve_goal(train.best.metric, train.best.goal)},
+    }
+    config["strategy"] = resolve_parallel(config)
+    launcher = resolve_launcher(train, cluster)
+    every_steps = 0 if train.checkpoint.every_steps == "auto" else train.checkpoint.every_steps
+    policy = {
+        "retries": train.retries,
+        "launcher": launcher,
+        "start": facts.start and facts.start.path,
+        "checkpoint": {"every_steps": every_steps, "keep": train.checkpoint.keep},
+    }
+    resources = Resources(
+        workers=workers,
+        cpus_per_worker=max(1, cluster.cpus // workers),
+        gpus_per_worker=1 if cluster.gpus else 0,
+        ray=launcher == "ray_train",
+        alone=launcher != "ray_train",
+    )
+    return config, policy, resources
+
+
+def resolve_workers(train: TrainSpec, cluster: ClusterPlan) -> int:
+    """One worker per GPU; without a GPU one per two CPUs; one where the strategy is one process."""
+    if train.workers != "auto":
+        return train.workers
+    if train.strategy.kind == "local":
+        return 1
+    return cluster.gpus or max(1, cluster.cpus // 2)
+
+
+def check_workers(workers: int, cluster: ClusterPlan) -> None:
+    """PlanError where the workers do not fit the cluster."""
+    limit, unit = (cluster.gpus, "GPU") if cluster.gpus else (cluster.cpus, "CPU")
+    if workers > limit:
+        raise PlanError(
+            f"{workers} workers, and the cluster has {count(limit, unit)}, one for each",
+            where="train.workers",
+            hint=f"type --set train.workers={limit} or name a larger --cluster",
+        )
+
+
+def resolve_batch_size(train: TrainSpec, data: int) -> int:
+    """Rows of the global batch, which divide into whole micro-batches."""
+    if train.batch_size == "auto":
+        return auto_batch_size(AUTO_BATCH_SIZE, data, train.accumulation)
+    check_batch(train.batch_size, data, train.accumulation)
+    return train.batch_size
+
+
+def resolve_launcher(train: TrainSpec, cluster: ClusterPlan) -> str:
+    """Who starts the ranks: this process, a fork server on this machine, or Ray Train."""
+    if train.strategy.kind == "local":
+        return "inline"
+    if train.strategy.kind == "parameter_server":
+        return "ray_train"
+    return "processes" if train.launcher == "auto" else train.launcher
+
+
+def resolve_early_stopping(train: TrainSpec) -> dict[str, Any] | None:
+    """The rule with its goal."""
+    if train.early_stopping is None:
+        return None
+    rule = train.early_stopping
+    return {**dump(rule), "goal": resolve_goal(rule.metric, rule.goal)}
+
+
+def resolve_goal(metric: str, goal: str) -> str:
+    """Whether a larger or a smaller value of a metric is better."""
+    if goal != "auto":
+        return goal
+    return "min" if metric.endswith("loss") else "max"
+
+
+def dump(section: Spec) -> dict[str, Any]:
+    """A section as JSON values."""
+    return section.model_dump(mode="json")

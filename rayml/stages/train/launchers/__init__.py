@@ -1,0 +1,1 @@
+"""Who starts the ranks: a file for each launcher, behind one protocol (base.py)."""

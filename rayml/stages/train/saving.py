@@ -1,0 +1,69 @@
+"""Between the loop and its checkpoints: what is written, and what a start finds."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import asdict
+from pathlib import Path
+
+from rayml.ml.checkpoint import Checkpoint, CheckpointWriter, checkpoint_name, newest_checkpoint
+from rayml.stages.train.collective import from_first_rank
+from rayml.stages.train.progress import Emit
+from rayml.stages.train.setup import Training
+from rayml.stages.train.state import STATE_FIELDS, LoopState, forget_sums
+from rayml.stages.train.strategies.base import TrainingState
+
+
+def find_checkpoint(training: Training, emit: Emit) -> tuple[Checkpoint | None, LoopState]:
+    """The newest whole checkpoint with its state; a new state where there is none."""
+    checkpoint, notes = newest_checkpoint(Path(training.config.checkpoints))
+    for note in notes:
+        emit("note", text=note)
+    if checkpoint is None:
+        return None, LoopState()
+    state = LoopState(**{name: checkpoint.state[name] for name in STATE_FIELDS})
+    emit("note", text=f"continues from epoch {state.epoch}, batch {state.batch} ({checkpoint.path.name})")
+    if training.seat.rank != 0:
+        forget_sums(state)
+    return checkpoint, state
+
+
+def load_checkpoint(training: Training, checkpoint: Checkpoint) -> None:
+    """Put a checkpoint into the prepared strategy, the schedule and the average."""
+    saved = checkpoint.state
+    training.strategy.load(
+        TrainingState(checkpoint.tensors("model"), checkpoint.tensors("optimizer"), saved["strategy"])
+    )
+    training.schedule.load(saved["schedule"])
+    if training.average is not None:
+        means = checkpoint.tensors("average")
+        names = {name for name, _ in training.model.named_parameters()}
+        training.average.load({name: mean for name, mean in means.items() if name in names}, saved["average"])
+
+
+def write_checkpoint(writer: CheckpointWriter, training: Training, state: LoopState, best: bool = False) -> None:
+    """Write down where training stands. Every rank calls it; who writes what, the strategy decides.
+
+    Where the first rank holds everything it writes beside the training; the others meet it at the next gradient.
+    """
+    strategy, average, device = training.strategy, training.average, training.seat.device
+    kept = strategy.state()
+    if not strategy.sharded and training.seat.rank != 0:
+        return
+    token = secrets.randbits(32)
+    if strategy.sharded:
+        token = from_first_rank(token, device)
+    name = checkpoint_name(state.step, f"{token:08x}")
+    if best:
+        state.best_checkpoint = name
+    groups = {"model": kept.weights, "optimizer": kept.optimizer}
+    if average is not None:
+        groups["average"] = {**average.tensors(), **training.statistics}
+    document = {
+        **asdict(state),
+        "strategy": kept.plain,
+        "schedule": training.schedule.state(),
+        "average": None if average is None else average.plain(),
+    }
+    write = writer.write_shards if strategy.sharded else writer.write
+    write(name, groups, document)

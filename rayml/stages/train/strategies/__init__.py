@@ -1,0 +1,1 @@
+"""How the ranks share one model: a file for each strategy, behind one protocol (base.py)."""

@@ -1,0 +1,25 @@
+"""Every synchronous strategy passes the contract on gloo ranks."""
+
+from __future__ import annotations
+
+import pytest
+from contract.strategy import StrategyContract
+from stages.train.ranks import make_shards
+
+MLP = {"kind": "mlp", "hidden": [16, 12], "dropout": 0.0}
+CNN = {"kind": "small_cnn", "width": 8, "dropout": 0.0}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_shards(tmp_path_factory.mktemp("data") / "shards")
+
+
+class TestDdp(StrategyContract):
+    strategy = {"kind": "ddp", "bucket_mb": 25.0, "static_graph": False, "compress": "none"}
+    model = CNN
+
+
+class TestFsdp(StrategyContract):
+    strategy = {"kind": "fsdp", "replicate": 1, "shard": "auto", "reduce": "fp32", "reshard": True, "offload": False}
+    model = MLP
