@@ -98,6 +98,7 @@ def plan(
     overrides: Overrides = NO_OVERRIDES,
     cluster: ClusterFile = None,
     home: HomeFolder = DEFAULT_HOME,
+    estimate: Annotated[bool, typer.Option("--estimate", help="Work out the memory of a worker; needs torch.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show what a run would do.
@@ -108,7 +109,11 @@ def plan(
     from rayml.plan.show import forecast
 
     resolved, store, previous = resolve(job, overrides, cluster, home)
-    planned = forecast(resolved, store, previous)
+    if estimate:
+        from rayml.stages.train.estimate import estimate_plan
+
+        estimate_plan(resolved, store, home)
+    planned = forecast(resolved, store, previous, home)
     if as_json:
         print_json(plan_json(resolved, planned))
     else:

@@ -72,6 +72,8 @@ def main(path: str) -> None:
     network = build_model(settings.model, load_schema(settings.data), None)
     model = in_parts(network, settings) if settings.strategy["kind"] == "fsdp" else whole(network)
     optimizer = AdamW(model.parameters(), lr=settings.lr, weight_decay=0.01, fused=True)
+    if settings.first_step is not None:
+        optimizer.register_step_post_hook(lambda *_: settings.first_step.touch())
 
     for epoch in range(settings.epochs):
         sampler.epoch = epoch

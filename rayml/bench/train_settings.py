@@ -38,6 +38,8 @@ class TrainSettings(BaseModel):
     """Per rank."""
     launcher: str = "auto"
     """Who starts rayml's ranks."""
+    first_step: Path | None = None
+    """A file that the alternative makes after its first optimizer step."""
     loader_workers: int = 0
     """Of the alternative's DataLoader."""
 

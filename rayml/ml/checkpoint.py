@@ -91,7 +91,9 @@ class CheckpointWriter:
         from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 
         folder = self._root / name
-        flat = {f"{group}/{key}": value for group, tensors in groups.items() for key, value in tensors.items()}
+        flat = {
+            f"{group}/{key}": value.contiguous() for group, tensors in groups.items() for key, value in tensors.items()
+        }
         (folder / SHARDS_FOLDER).mkdir(parents=True, exist_ok=True)
         save(flat, storage_writer=HuggingFaceStorageWriter(str(folder / SHARDS_FOLDER), save_distributed=True))
         dist.barrier()

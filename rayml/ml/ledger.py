@@ -61,14 +61,23 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func is torch.ops.aten._local_scalar_dense.default:
             return 1.0
         made = func(*args, **(kwargs or {}))
-        if func is torch.ops.c10d._reduce_scatter_base_.default and self._device == "cpu":
-            self._sent.append(torch.empty_like(args[1]))
-            self.note(self._sent[-1], "communication")
         purpose = "communication" if func.namespace in COMMUNICATION else self.purpose
         for tensor in tree_leaves(made):
             if isinstance(tensor, Tensor):
                 self.note(tensor, purpose)
+        if self._device == "cpu":
+            self._note_copies(func, args, made)
         return made
+
+    def _note_copies(self, func: Any, args: tuple[Any, ...], made: Any) -> None:
+        """What is copied inside an operator, as far as it is large."""
+        if func is torch.ops.c10d._reduce_scatter_base_.default:
+            self._sent.append(torch.empty_like(args[1]))
+            self.note(self._sent[-1], "communication")
+        elif func is torch.ops.aten.convolution_backward.default and made[1] is not None:
+            self.note(
+                torch.empty_like(made[1]), self.purpose
+            )  # oneDNN's gradient of the weights, before its reordering
 
     def note(self, tensor: Tensor, purpose: str) -> None:
         """Count a tensor's memory if it is not counted yet."""

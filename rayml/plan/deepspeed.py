@@ -64,7 +64,11 @@ def resolve_deepspeed(
     offload = settle_offload(checked, strategy, stage)
     check_recipe(checked, resolved, stage)
     checked.raise_if_wrong()
-    found["zero_optimization"]["stage"] = stage
+    zero = found["zero_optimization"]
+    zero["stage"] = stage
+    if stage in (1, 2) and offload == "none" and not needs_norm(resolved):
+        # Nobody reads it, and it takes one of three messages of a step.
+        zero.setdefault("compute_grad_norm", False)
     # The optimizers are torch's, each held to its paper by a test, and DeepSpeed cannot know that.
     found["zero_allow_untested_optimizer"], found["zero_force_ds_cpu_optimizer"] = True, False
     # It would wait for the GPU at every step to know the time.
@@ -80,9 +84,10 @@ def settle_batch(checked: Checked, train: TrainSpec, workers: int) -> dict[str, 
     said = train.accumulation if "accumulation" in train.model_fields_set else None
     parts = agree(checked, PARTS, found.get(PARTS), "train.accumulation", said)
     rows = None if found.get(ROWS) in (None, AUTO) else found[ROWS]
-    if any(each is not None and (each < 1 or each != int(each)) for each in (batch, rows, parts)):
-        checked.problem(FULL_BATCH, "batch size, micro-batch and accumulation are whole numbers from 1")
-        return {}
+    for name, each in ((FULL_BATCH, batch), (ROWS, rows), (PARTS, parts)):
+        if each is not None and (not isinstance(each, int) or each < 1):
+            checked.problem(name, f"{show(each)} is not a whole number from 1")
+            return {}
     if batch is None:
         batch = rows * (parts or 1) * workers if rows else auto_batch_size(AUTO_BATCH_SIZE, workers, parts or 1)
     if parts is None:
@@ -155,15 +160,20 @@ def settle_offload(checked: Checked, strategy: DeepSpeedStrategy, stage: int) ->
     return offload
 
 
+def needs_norm(train: TrainSpec) -> bool:
+    """Whether the norm of all gradients decides something: it is clipped, or tells that a step has to be left out."""
+    return train.clip.norm is not None or train.precision != "fp32" or train.on_nonfinite == "skip"
+
+
 def check_recipe(checked: Checked, train: TrainSpec, stage: int) -> None:
     """Problems where the recipe asks for what the strategy cannot do."""
     if train.clip.value is not None:
         checked.problem("train.clip.value", "DeepSpeed clips by norm alone", "write clip.norm, or strategy ddp or fsdp")
     if train.l1:
         checked.problem("train.l1", "DeepSpeed takes no L1 penalty", "write strategy ddp or fsdp")
-    if train.on_nonfinite == "skip" and train.precision == "fp32":
+    if train.on_nonfinite == "skip" and train.precision == "fp32" and stage == 0:
         checked.problem(
-            "train.on_nonfinite", "DeepSpeed leaves out no step in fp32", "write raise, or precision bf16 or fp16"
+            "train.on_nonfinite", "ZeRO stage 0 leaves out no step in fp32", "write raise, or a zero_stage from 1 to 3"
         )
     if stage and train.optimizer.kind not in ELEMENTWISE:
         checked.problem(

@@ -38,7 +38,7 @@ def parse_document(text: str, file: str) -> dict[str, Any]:
     try:
         found = json.loads(text, object_pairs_hook=no_duplicates, parse_constant=no_constant)
     except json.JSONDecodeError as error:
-        comment = text.splitlines()[error.lineno - 1].lstrip().startswith(("//", "#", "/*"))
+        comment = text[error.pos :].startswith(("//", "#", "/*"))
         raise PlanError(
             "JSON has no comments" if comment else f"this is not JSON: {error.msg}",
             where=f"{file}:{error.lineno}:{error.colno}",
@@ -46,6 +46,8 @@ def parse_document(text: str, file: str) -> dict[str, Any]:
         ) from None
     except ValueError as error:
         raise PlanError(str(error), where=file) from None
+    except RecursionError:
+        raise PlanError("objects and lists stand in each other more deeply than JSON is read", where=file) from None
     if not isinstance(found, dict):
         raise PlanError(f"a DeepSpeed document is a JSON object, and this is {show(found)}", where=file)
     return found
@@ -176,7 +178,7 @@ def mismatch(value: object, default: object) -> str | None:
         return None if isinstance(value, dict) else "an object"
     if isinstance(default, list):
         return None if isinstance(value, list) else "a list"
-    return "a number or a text" if isinstance(value, dict | list | bool) else None
+    return "a number, a text, true or false" if isinstance(value, dict | list) else None
 
 
 def agree(checked: Checked, key: str, in_file: Any, field_name: str, in_job: Any) -> Any:

@@ -20,6 +20,9 @@ ONLY_SO: dict[str, Any] = {"bias_correction": True, "amsgrad": False, "dampening
 """Parameters that may be written, at these values."""
 
 NEEDS_DATA = "how many steps there are is known when the data is"
+COUNTS_BY_ITSELF = (
+    "write a number, or in place of the scheduler train.schedule: {kind: linear, warmup: {fraction: 0.1}}"
+)
 
 
 def settle_optimizer(checked: Checked, train: TrainSpec) -> Optimizer:
@@ -118,20 +121,15 @@ def settle_scheduler(checked: Checked, train: TrainSpec, lr: float) -> None:
         )
         return
     params = section.setdefault("params", {})
-    known = SCHEDULERS[name]
-    for key in ("total_num_steps", "warmup_num_steps"):
-        missing = params.get(key) is None and key == "total_num_steps"
-        if key in known and (params.get(key) == AUTO or missing):
-            checked.problem(
-                f"scheduler.params.{key}",
-                f"{'missing' if missing else 'auto'}, and {NEEDS_DATA}",
-                "write a number, or delete the scheduler and write train.schedule: {kind: linear, "
-                "warmup: {fraction: 0.1}}",
-            )
-            params.pop(key, None)
-    if params.get("warmup_max_lr", AUTO) == AUTO and "warmup_max_lr" in known:
+    if params.get("warmup_max_lr", AUTO) == AUTO and "warmup_max_lr" in SCHEDULERS[name]:
         params["warmup_max_lr"] = lr
-    check_keys(checked, params, known, "scheduler.params.")
+    for key, default in SCHEDULERS[name].items():
+        if key == "total_num_steps" and params.get(key) in (None, AUTO):
+            checked.problem(f"scheduler.params.{key}", f"{show(params.get(key))}, and {NEEDS_DATA}", COUNTS_BY_ITSELF)
+        elif params.get(key) == AUTO and (default is None or key == "warmup_num_steps"):
+            checked.problem(f"scheduler.params.{key}", '"auto" has no value here', COUNTS_BY_ITSELF)
+    numbers = {key: 0.0 if default is None else default for key, default in SCHEDULERS[name].items()}
+    check_keys(checked, params, numbers, "scheduler.params.")
 
 
 def settle_precision(checked: Checked, train: TrainSpec) -> str:

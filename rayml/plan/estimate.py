@@ -10,10 +10,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rayml.artifacts.durable import write_atomic
 from rayml.artifacts.manifest import digest
+from rayml.artifacts.store import Artifact
 from rayml.plan.plan import Step
 
 FOLDER = "estimates"
 """Below the home folder."""
+SCHEMA_FILE = "schema.json"
 
 WITHOUT_EFFECT = ("seed", "epochs", "schedule", "early_stopping", "best", "deterministic", "compile", "start")
 """Keys of a train step's configuration that no byte depends on. The estimate leaves out what torch.compile saves."""
@@ -47,6 +49,12 @@ def estimate_key(step: Step, schema: dict[str, Any]) -> str:
     row = {"feature": schema["feature"], "classes": len(schema["classes"])}
     gpu = step.resources.gpus_per_worker > 0
     return digest({**config, "optimizer": optimizer, "row": row, "gpu": gpu, "code": step.code})
+
+
+def schema_of(data: Artifact) -> dict[str, Any]:
+    """What a row is, from the data step's artifact."""
+    schema: dict[str, Any] = json.loads((data.path / SCHEMA_FILE).read_bytes())
+    return schema
 
 
 def kept_estimate(home: Path, key: str) -> MemoryEstimate | None:

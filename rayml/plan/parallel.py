@@ -30,13 +30,13 @@ def resolve_parallel(config: dict[str, Any]) -> dict[str, Any]:
     """
     strategy, model = config["strategy"], config["model"]
     if strategy["kind"] == "tensor_parallel":
-        check_company(config, ("adapter",))
+        check_company(config)
         check_optimizer(strategy["kind"], config["optimizer"]["kind"])
         if strategy["layers"] == "auto":
             strategy = {**strategy, "layers": auto_layers(model)}
             check_widths(strategy["tensor"], model)
     if strategy["kind"] == "pipeline":
-        check_company(config, ("adapter", "compile"))
+        check_company(config)
         check_parts(strategy["stages"], model)
         check_average(config)
     return strategy  # type: ignore[no-any-return]
@@ -78,9 +78,9 @@ def check_widths(tensor: int, model: dict[str, Any]) -> None:
             )
 
 
-def check_company(config: dict[str, Any], refused: tuple[str, ...]) -> None:
+def check_company(config: dict[str, Any]) -> None:
     """PlanError where another key is set that takes the model whole."""
-    for key in refused:
+    for key in ("adapter", "compile"):
         if config[key]:
             raise PlanError(
                 f"{config['strategy']['kind']} cuts the model into parts, and {key} takes it whole",
@@ -109,7 +109,7 @@ def check_parts(stages: int, model: dict[str, Any]) -> None:
         )
     parts = {
         "mlp": len(model.get("hidden", ())) + 1,
-        "small_cnn": 3,
+        "small_cnn": 5,
         "transformer": model.get("depth", 0) + WHOLE_TRANSFORMER_PARTS,
     }.get(model["kind"])
     if parts is not None and stages > parts:

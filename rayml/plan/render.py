@@ -31,6 +31,7 @@ def plan_json(plan: Plan, planned: Forecast) -> dict[str, Any]:
         "rayml": plan.rayml,
         "cluster": plan.cluster.model_dump(),
         "from_data": planned.resolved,
+        "memory": None if planned.memory is None else {"total": planned.memory.total, **planned.memory.model_dump()},
         "steps": [step.model_dump() for step in planned.steps],
         "will_run": [step.name for step in planned.work],
     }
@@ -77,7 +78,27 @@ def resolved_values(plan: Plan, planned: Forecast) -> list[tuple[str, Any]]:
     """Every leaf of every step's configuration, and what only the data says."""
     leaves = [leaf for step in plan.steps for leaf in walk(step.name, {**step.config, **step.policy})]
     shown = [(path, LATER.get(path, value) if value == "auto" else value) for path, value in leaves]
-    return [*shown, *((f"data -> {name}", value) for name, value in planned.resolved.items())]
+    found = [(f"data -> {name}", value) for name, value in planned.resolved.items()]
+    if any(step.name == "train" for step in plan.steps):
+        found.append(("train -> memory per worker", memory_words(planned)))
+    return [*shown, *found]
+
+
+def memory_words(planned: Forecast) -> str:
+    """The estimate in words, or how to get one."""
+    memory = planned.memory
+    if memory is None:
+        return FROM_DATA if FROM_DATA in planned.resolved.values() else "not estimated yet; --estimate does it"
+    parts = ", ".join(f"{name} {megabytes(size)}" for name, size in memory.parts.items())
+    copies = f"; the first worker keeps {megabytes(memory.checkpoint)} more in RAM for checkpoints"
+    return f"{megabytes(memory.total)}: {parts}{copies if memory.checkpoint else ''}"
+
+
+def megabytes(size: int) -> str:
+    """`233 MB`, `1.4 GB`; below 10 MB with one digit after the point."""
+    if size >= 10**9:
+        return f"{size / 10**9:.1f} GB"
+    return f"{size / 10**6:.0f} MB" if size >= 10**7 else f"{size / 10**6:.1f} MB"
 
 
 def walk(path: str, value: Any) -> list[tuple[str, Any]]:

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from rayml.artifacts.store import Artifact, Fault, Store
 from rayml.plan.diff import diff_steps
+from rayml.plan.estimate import MemoryEstimate, estimate_key, kept_estimate, schema_of
 from rayml.plan.plan import Plan, Step
 
 
@@ -33,6 +34,8 @@ class Forecast(BaseModel):
     steps: list[PlannedStep]
     resolved: dict[str, Any]
     """What only the data can say: classes, shape, rows; `from data` until the data step is there."""
+    memory: MemoryEstimate | None = None
+    """Of one training worker, where it was estimated before."""
 
     @property
     def work(self) -> list[PlannedStep]:
@@ -40,8 +43,13 @@ class Forecast(BaseModel):
         return [step for step in self.steps if step.status == "run"]
 
 
-def forecast(plan: Plan, store: Store, previous: Plan | None) -> Forecast:
-    """Hold a plan against what the store has. `previous` is the plan of this job's last run."""
+def forecast(plan: Plan, store: Store, previous: Plan | None, home: Path | None = None) -> Forecast:
+    """Hold a plan against what the store has.
+
+    Args:
+        previous: the plan of this job's last run.
+        home: the folder that keeps estimates.
+    """
     found = {step.name: store.find(step.name, step.key) for step in plan.steps}
     history = last_seconds(plan.job, store)
     rows = [
@@ -57,7 +65,11 @@ def forecast(plan: Plan, store: Store, previous: Plan | None) -> Forecast:
         )
         for step in plan.steps
     ]
-    return Forecast(steps=rows, resolved=resolve_from_data(found.get("data")))
+    data, train = found.get("data"), next((step for step in plan.steps if step.name == "train"), None)
+    memory = None
+    if home is not None and data is not None and train is not None:
+        memory = kept_estimate(home, estimate_key(train, schema_of(data)))
+    return Forecast(steps=rows, resolved=resolve_from_data(data), memory=memory)
 
 
 def explain(step: Step, found: dict[str, Artifact | None], previous: Plan | None, damage: list[Fault]) -> str:

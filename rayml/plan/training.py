@@ -6,16 +6,19 @@ from typing import Any
 
 from rayml.errors import PlanError
 from rayml.plan.deepspeed import resolve_deepspeed
+from rayml.plan.combine import check_combination
 from rayml.plan.degrees import auto_batch_size, check_batch, resolve_degrees
 from rayml.plan.facts import Facts
 from rayml.plan.parallel import resolve_parallel
 from rayml.plan.plan import ClusterPlan, Resources
+from rayml.spec.autotune import AutotuneSpec
 from rayml.spec.base import Spec
 from rayml.spec.job import JobSpec
 from rayml.spec.train import TrainSpec
 from rayml.spec.words import count
 
 AUTO_BATCH_SIZE = 64
+TUNED_STRATEGIES = ("local", "ddp", "fsdp")
 
 BLOCKS: dict[str, tuple[str, ...]] = {
     "small_cnn": ("Conv2d",),
@@ -50,6 +53,7 @@ def resolve_train(job: JobSpec, cluster: ClusterPlan, facts: Facts) -> tuple[dic
     strategy = dump(train.strategy)
     if train.strategy.kind == "deepspeed":
         train, strategy = resolve_deepspeed(train, facts.deepspeed, workers)
+    check_transport(strategy, cluster)
     degrees = resolve_degrees(strategy, workers)
     batch_size = resolve_batch_size(train, degrees.data)
     config = {
@@ -77,9 +81,12 @@ def resolve_train(job: JobSpec, cluster: ClusterPlan, facts: Facts) -> tuple[dic
         "activation_checkpointing": train.activation_checkpointing,
         "compile": train.compile,
         "channels_last": train.channels_last,
+        "fused": train.fused,
+        "autotune": resolve_autotune(train),
         "deterministic": train.deterministic,
         "best": {"metric": train.best.metric, "goal": resolve_goal(train.best.metric, train.best.goal)},
     }
+    check_combination(config)
     config["strategy"] = resolve_parallel(config)
     launcher = resolve_launcher(train, cluster)
     every_steps = 0 if train.checkpoint.every_steps == "auto" else train.checkpoint.every_steps
@@ -89,9 +96,11 @@ def resolve_train(job: JobSpec, cluster: ClusterPlan, facts: Facts) -> tuple[dic
         "start": facts.start and facts.start.path,
         "checkpoint": {"every_steps": every_steps, "keep": train.checkpoint.keep},
     }
+    cpus_per_worker = max(1, cluster.cpus // workers)
+    policy["threads"] = cpus_per_worker if train.threads == "auto" else train.threads
     resources = Resources(
         workers=workers,
-        cpus_per_worker=max(1, cluster.cpus // workers),
+        cpus_per_worker=cpus_per_worker,
         gpus_per_worker=1 if cluster.gpus else 0,
         ray=launcher == "ray_train",
         alone=launcher != "ray_train",
@@ -134,6 +143,38 @@ def resolve_launcher(train: TrainSpec, cluster: ClusterPlan) -> str:
     if train.strategy.kind == "parameter_server":
         return "ray_train"
     return "processes" if train.launcher == "auto" else train.launcher
+
+
+def check_transport(strategy: dict[str, Any], cluster: ClusterPlan) -> None:
+    """PlanError where shared memory cannot carry what the strategy says."""
+    if strategy.get("transport") != "shared_memory":
+        return
+    found = "the workers have GPUs" if cluster.gpus else f"compress {strategy['compress']} rounds what is sent"
+    if cluster.gpus or strategy["compress"] != "none":
+        raise PlanError(
+            f"{found}, and shared_memory adds up float32 on CPUs and sends nothing",
+            where="train.strategy.transport",
+            hint="write transport: network",
+        )
+
+
+def resolve_autotune(train: TrainSpec) -> dict[str, Any] | None:
+    """What is tried, or None. PlanError where it cannot be, or must not."""
+    if train.autotune is False:
+        return None
+    if train.strategy.kind not in TUNED_STRATEGIES:
+        raise PlanError(
+            f"the autotuner does not know strategy {train.strategy.kind}",
+            where="train.autotune",
+            hint=f"it knows {', '.join(TUNED_STRATEGIES)}; leave autotune out",
+        )
+    if train.deterministic:
+        raise PlanError(
+            "which setting is faster may differ from run to run, and deterministic asks for the same bits",
+            where="train.autotune",
+            hint="run once with autotune and without deterministic, then write the keys that it names into the job",
+        )
+    return dump(AutotuneSpec() if train.autotune is True else train.autotune)
 
 
 def resolve_early_stopping(train: TrainSpec) -> dict[str, Any] | None:

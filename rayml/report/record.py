@@ -19,6 +19,8 @@ RECORD_VERSION = 1
 EVENTS_FILE = "events.jsonl"
 PLAN_FILE = "plan.json"
 PARITY_METRIC = "parity_max_abs_diff"
+PROFILE = ("steps", "step_ms", "shares", "workers", "operators", "bottleneck", "trace")
+"""What is kept of a `profile` event."""
 
 Record = dict[str, Any]
 
@@ -46,6 +48,7 @@ def collect(run_folder: Path, store: Store) -> Record:
         "promises": _promises(plan, steps, gates, artifacts.get("export")),
         "gates": gates,
         "training": _training(plan, events, artifacts.get("train")),
+        "speed": _speed(events, artifacts.get("train")),
         "evaluation": _read_json(artifacts.get("evaluate"), "evaluation.json"),
         "data": artifacts["data"].manifest.facts if "data" in artifacts else None,
         "notes": [
@@ -232,6 +235,13 @@ def _training(plan: Plan, events: list[Event], artifact: Artifact | None) -> Rec
         "history": history,
         "best": {"epoch": found["epoch"], "metric": metric, "goal": goal, "value": found[metric]} if found else None,
     }
+
+
+def _speed(events: list[Event], artifact: Artifact | None) -> Record | None:
+    """What the profile of the training saw; null where none was asked for."""
+    told = next((event for event in reversed(events) if event["kind"] == "profile"), None)
+    profile: Record | None = told if told is not None else artifact.manifest.facts.get("profile") if artifact else None
+    return None if profile is None else {name: profile[name] for name in PROFILE if name in profile}
 
 
 def _read_json(artifact: Artifact | None, name: str) -> Any:

@@ -15,6 +15,16 @@ TABLE_CLASSES = 40
 ROOMY_CLASSES = 12
 CONFUSED_PAIRS = 8
 
+STEP_PARTS = {
+    "compute": "forward and backward pass",
+    "communication": "waiting for the other workers",
+    "data": "reading rows",
+    "optimizer": "the optimizer's step",
+    "checkpoint": "waiting for checkpoints",
+    "other": "the loop around it",
+}
+MEMORY_NAMES = {"host": "RAM", "gpu_tensors": "GPU, tensors", "gpu_reserved": "GPU, reserved"}
+
 _IMAGE = re.compile(r"data:image/png;base64,[A-Za-z0-9+/]+={0,2}")
 
 
@@ -117,6 +127,22 @@ def _mark(best: Record | None, lines: Sequence[svg.Line], chart: str) -> svg.Mar
         return None
     chosen = best["metric"].endswith(chart.lower())
     return svg.Mark(best["epoch"], best["value"] if chosen else None, f"best: epoch {best['epoch']}")
+
+
+def speed(record: Record) -> dict[str, Any] | None:
+    """Shares of a step in their order, those of each worker, and the operators with bars."""
+    profile = record["speed"]
+    if not profile:
+        return None
+    largest = max((operator["share"] for operator in profile["operators"]), default=0) or 1
+    memory = profile["workers"][0]["memory"]
+    return {
+        **profile,
+        "shares": [(name, share, STEP_PARTS[name]) for name, share in profile["shares"].items() if share],
+        "operators": [{**row, "bar": round(100 * row["share"] / largest, 1)} for row in profile["operators"]],
+        "parts": [name for name in profile["shares"] if any(worker["shares"][name] for worker in profile["workers"])],
+        "memory": [(name, MEMORY_NAMES.get(name, name)) for name in memory],
+    }
 
 
 def confusion(record: Record) -> dict[str, Any] | None:

@@ -1,28 +1,21 @@
-"""What a job starts where it runs: walk a plan to its end. `python -m rayml.run.entry HOME RUN_FOLDER`."""
+"""What a job starts where it runs: walk a plan to its end. `python -m rayml.run.entry HOME RUN_FOLDER`.
+
+Nothing is imported above `main`: Python imports the main module again in each process that multiprocessing makes.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import platform
 import sys
-import time
-import traceback
-from pathlib import Path
-
-from rayml import __version__
-from rayml.artifacts.store import LocalStore
-from rayml.errors import RaymlError, machine_failure
-from rayml.observe.events import EventLog
-from rayml.observe.runs import Home, RunFolder
-from rayml.process import die_with_parent, interrupt_on_signals
-from rayml.run.runner import Runner
-from rayml.run.session import Session
-
-EXIT_INTERRUPTED = 130
 
 
 def main(arguments: list[str]) -> int:
     """Run as a process of its own, which ends when its parent does."""
+    from pathlib import Path
+
+    from rayml.observe.runs import Home, RunFolder
+    from rayml.process import die_with_parent, interrupt_on_signals
+    from rayml.run.execution import execute
+
     home, folder = (Path(argument).absolute() for argument in arguments)
     die_with_parent()
     interrupt_on_signals()
@@ -30,38 +23,6 @@ def main(arguments: list[str]) -> int:
     with run.held() as alone:
         assert alone, f"another process works in {folder}"
         return execute(Home(home), run)
-
-
-def execute(home: Home, run: RunFolder) -> int:
-    """Walk the plan of a run folder and write its last event; the exit code."""
-    plan = run.plan()
-    log = EventLog(run.events_path)
-    session = Session(plan, run.path)
-    started = time.perf_counter()
-    log.emit("run_started", run=run.id, job=plan.job, job_file=plan.job_file, rayml=__version__, host=platform.node())
-    status, exit_code, error = "done", 0, None
-    try:
-        Runner(plan, LocalStore(home.artifacts), run.path, log, session).run()
-    except RaymlError as failure:
-        status, exit_code, error = "failed", failure.exit_code, failure.to_json()
-    except KeyboardInterrupt:
-        status, exit_code = "interrupted", EXIT_INTERRUPTED
-    except Exception as failure:
-        traceback.print_exc()
-        refused = machine_failure(failure) if isinstance(failure, OSError) else None
-        told = refused or RaymlError(
-            f"{type(failure).__name__}: {failure}",
-            where="a bug in rayml",
-            hint=f"the traceback is in {run.path / 'driver.log'}; please report it",
-        )
-        status, exit_code, error = "failed", told.exit_code, told.to_json()
-    finally:
-        with contextlib.suppress(KeyboardInterrupt):
-            session.stop()
-    seconds = round(time.perf_counter() - started, 3)
-    log.emit("run_done", status=status, exit_code=exit_code, error=error, seconds=seconds)
-    log.close()
-    return exit_code
 
 
 if __name__ == "__main__":

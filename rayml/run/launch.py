@@ -19,7 +19,7 @@ from rayml.observe.runs import Home, RunFolder
 from rayml.plan.plan import Plan
 from rayml.plan.show import Forecast
 from rayml.report.page import write_report
-from rayml.run import entry
+from rayml.run.execution import EXIT_INTERRUPTED, execute
 from rayml.run.result import summarize
 from rayml.run.session import clean
 
@@ -37,7 +37,7 @@ def launch(plan: Plan, planned: Forecast, home: Home, console: Console) -> tuple
         elif planned.work:
             follow(local.submit(local.render(home, run)), run, watcher)
         else:
-            entry.execute(home, run)
+            execute(home, run)
             for event in run.events():
                 watcher.show(event)
     store = LocalStore(home.artifacts)
@@ -64,7 +64,7 @@ def debug(home: Home, run: RunFolder, watcher: Watcher) -> None:
     thread = threading.Thread(target=show, name="event-watcher", daemon=True)
     thread.start()
     try:
-        entry.execute(home, run)
+        execute(home, run)
     finally:
         over.set()
         thread.join()
@@ -115,7 +115,7 @@ def close_events(run: RunFolder, exit_code: int | None, *, asked_to_stop: bool) 
         return
     log = EventLog(run.events_path)
     if asked_to_stop:
-        log.emit("run_done", status="interrupted", exit_code=entry.EXIT_INTERRUPTED, error=None, seconds=None)
+        log.emit("run_done", status="interrupted", exit_code=EXIT_INTERRUPTED, error=None, seconds=None)
         log.close()
         return
     lost = StageError(

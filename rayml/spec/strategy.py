@@ -28,6 +28,9 @@ class DdpStrategy(Spec):
     """Promise that every step uses the same parameters in the same order, which lets torch prepare for it."""
     compress: Literal["none", "fp16", "bf16"] = "none"
     """What gradients are rounded to while they travel."""
+    transport: Literal["network", "shared_memory"] = "network"
+    """How gradients reach the other workers. shared_memory is for a few workers on the CPUs of one machine (Linux), and
+    sends nothing: `bucket_mb` and `static_graph` have no meaning there."""
 
 
 class FsdpStrategy(Spec):

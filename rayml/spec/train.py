@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from rayml.spec.autotune import AutotuneSpec
 from rayml.spec.averaging import Average
 from rayml.spec.base import Auto, Spec, Text
 from rayml.spec.loss import CrossEntropy, Loss
@@ -107,6 +108,13 @@ class TrainSpec(Spec):
     """Let torch.compile make kernels for this model. The first step waits for it."""
     channels_last: bool = False
     """Keep images as `[batch, height, width, channels]`, which is faster for convolutions on most hardware."""
+    fused: bool = True
+    """Step with one kernel for all parameters, where torch has it for the optimizer."""
+    threads: Annotated[int, Field(ge=1)] | Auto = "auto"
+    """Threads that a worker computes with on CPUs. `auto` is the CPUs by the workers."""
+    autotune: bool | AutotuneSpec = False
+    """Find the faster ones of threads, channels_last, fused, precision and the strategy's transport or bucket_mb before
+    the first epoch."""
     deterministic: bool = False
     """The same bits at every run on the same machine, also on a GPU, at some cost in speed."""
     best: BestSpec = BestSpec()

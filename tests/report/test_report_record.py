@@ -19,6 +19,7 @@ PARTS = {
     "promises": list,
     "gates": list,
     "training": (dict, type(None)),
+    "speed": (dict, type(None)),
     "evaluation": (dict, type(None)),
     "data": (dict, type(None)),
     "notes": list,

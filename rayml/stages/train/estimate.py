@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,10 +17,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from rayml.errors import StageError
+from rayml.artifacts.store import Artifact, Store
+from rayml.errors import PlanError, StageError
 from rayml.ml.ledger import Ledger
 from rayml.ml.schema import Schema
-from rayml.plan.estimate import MemoryEstimate
+from rayml.ml.shards import load_schema
+from rayml.plan.estimate import MemoryEstimate, estimate_key, keep_estimate, kept_estimate, schema_of
+from rayml.plan.plan import Plan, Step
 from rayml.stages.train.rehearsal import rehearsed_strategy
 from rayml.stages.train.setup import build_recipe, make_model
 from rayml.stages.train.state import LoopConfig
@@ -32,8 +36,40 @@ WITHOUT = {"compile": False, "channels_last": False}
 """What cannot be rehearsed. The order of channels changes no size."""
 
 
+def estimate_plan(plan: Plan, store: Store, home: Path) -> None:
+    """Make the estimate of a plan's train step and keep it.
+
+    Raises:
+        PlanError: nothing is trained, or the data step has not run yet, so that nobody knows what a row is.
+        StageError: the rehearsal cannot be done.
+    """
+    steps = {step.name: step for step in plan.steps}
+    if "train" not in steps:
+        raise PlanError("the job trains nothing", where="--estimate")
+    data = store.find("data", steps["data"].key)
+    if data is None:
+        raise PlanError(
+            "the memory follows from the shape of a row, and the data step has not run yet",
+            where="--estimate",
+            hint=f"type rayml run {plan.job_file} --to data",
+        )
+    estimate_step(steps["train"], data, plan.code, home)
+
+
+def estimate_step(step: Step, data: Artifact, code: str | None, home: Path) -> MemoryEstimate:
+    """The estimate of a train step: the one that is kept, or a new one, which is kept from now on."""
+    key = estimate_key(step, schema_of(data))
+    kept = kept_estimate(home, key)
+    if kept is not None:
+        return kept
+    device = "cuda" if step.resources.gpus_per_worker else "cpu"
+    made = estimate(step.config, load_schema(data.path), code, device)
+    keep_estimate(home, key, made)
+    return made
+
+
 def estimate(train: dict[str, Any], schema: Schema, code: str | None, device: str = "cpu") -> MemoryEstimate:
-    """What the first worker holds when it holds most, without the interpreter and its libraries.
+    """What the worker with the most holds when it holds most, without the interpreter and its libraries.
 
     Args:
         train: the train step's configuration.
@@ -45,7 +81,8 @@ def estimate(train: dict[str, Any], schema: Schema, code: str | None, device: st
     """
     try:
         with company(train["workers"]):
-            return rehearse({**train, **WITHOUT}, schema, code, torch.device(device))
+            seats = [Seat(rank, train["workers"], torch.device(device)) for rank in different_ranks(train["strategy"])]
+            return max((rehearse({**train, **WITHOUT}, schema, code, seat) for seat in seats), key=lambda each: each.total)
     except StageError:
         raise
     except Exception as error:
@@ -72,12 +109,17 @@ def company(workers: int) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def rehearse(train: dict[str, Any], schema: Schema, code: str | None, device: torch.device) -> MemoryEstimate:
+def different_ranks(strategy: dict[str, Any]) -> range:
+    """The ranks that hold different things; all others are like one of them."""
+    return range(strategy["stages"] if strategy["kind"] == "pipeline" else 1)
+
+
+def rehearse(train: dict[str, Any], schema: Schema, code: str | None, seat: Seat) -> MemoryEstimate:
     """Some steps, and what was live when most was."""
     recipe = build_recipe(train, schema, [1] * len(schema.classes), code)
-    strategy = rehearsed_strategy(train["strategy"], Seat(0, train["workers"], device))
-    ledger = Ledger(device)
-    with FakeTensorMode(), ledger:
+    strategy = rehearsed_strategy(train["strategy"], seat)
+    ledger, device = Ledger(seat.device), seat.device
+    with FakeTensorMode(allow_non_fake_inputs=True), ledger:
         ledger.purpose = "weights"
         with device:
             model = make_model(loop_config(train, code), schema, ignore)

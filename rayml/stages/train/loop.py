@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from rayml.ml import order
@@ -40,6 +41,8 @@ def train(config: LoopConfig, seat: Seat, emit: Emit) -> LoopState:
     checkpoint, state = find_checkpoint(training, emit)
     apply_freeze(training.model, config.train["freeze"], state.epoch)
     training.strategy.prepare(training.model, training.recipe)
+    for note in training.strategy.notes:
+        emit("note", text=note)
     if checkpoint is not None:
         load_checkpoint(training, checkpoint)
 
@@ -73,6 +76,9 @@ def run_epoch(training: Training, state: LoopState, writer: CheckpointWriter, em
         state.step += 1
         if training.average is not None:
             training.average.update(training.model, state.step)
+        if not training.stepped:
+            training.stepped = True
+            emit("first_step", step_index=state.step)
         progress.show(running)
         if config.every_steps and state.step % config.every_steps == 0 and stop < rows:
             progress.stop_clock()
@@ -105,12 +111,15 @@ def read(
     for part in range(parts):
         share = order.share(start, stop, strategy.data_rank * parts + part, strategy.data_size * parts)
         indices = epoch_order.indices(*share)
-        features, labels = train_set.gather(indices if len(indices) else epoch_order.indices(start, start + 1))
+        missing = max(0, training.fewest_rows - len(indices))
+        rows = np.concatenate([indices, epoch_order.indices(0, missing)]) if missing else indices
+        features, labels = train_set.gather(rows)
         found.append(
             MicroBatch(
                 features=torch.from_numpy(features).to(device, non_blocking=True),
                 labels=torch.from_numpy(labels).to(device, non_blocking=True),
                 weight=1 / (stop - start) if len(indices) else 0.0,
+                padding=missing if len(indices) else 0,
             )
         )
         if strategy.counts:

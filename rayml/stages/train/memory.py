@@ -34,7 +34,7 @@ def peak_resident() -> int:
 def limit_gpu_memory(fraction: float | None, device: torch.device) -> None:
     """Let torch take at most this share of the GPU; beyond it an allocation fails as if the GPU were full.
 
-    Without a GPU the plan has refused a fraction, so there is nothing to limit here.
+    Without a GPU there is nothing to limit: the same job file runs on a laptop.
     """
     if fraction is not None and device.type == "cuda":
         torch.cuda.set_per_process_memory_fraction(fraction, device)

@@ -107,7 +107,7 @@ class Watcher:
         assert config.profile is not None, "without a profile nobody watches"
         self.config, self.settings, self.seat, self._emit = config, config.profile, training.seat, emit
         self.steps_per_epoch = -(-len(training.train_set) // config.train["batch_size"])
-        self.steps = 0
+        self.steps = self.step_of_epoch = self.traced = 0
         self.seconds = dict.fromkeys(("read", "step", "other", "checkpoint"), 0.0)
         self.checkpoints = 0
         self.doing, self.since = "pause", time.perf_counter()
@@ -144,22 +144,35 @@ class Watcher:
     def count_step(self) -> None:
         """After each step: some are waited for, some are timed, then some are traced."""
         self.steps += 1
+        self.step_of_epoch += 1
         wait, steps = self.settings["wait"], self.settings["steps"]
         if self.profiler is not None:
             self.profiler.step()
-        if self.steps == wait:
+            self.traced += 1
+            if self.traced == WARM_UP + steps:
+                self.finish_trace()
+        elif self.steps == wait:
             self.synchronize()
             self.clocked, self.since = True, time.perf_counter()
-        elif self.steps == wait + steps:
-            self.synchronize()
-            self.enter("pause")
-            self.clocked = False
-            self.memory = peak_memory(self.seat.device)
-            plan = schedule(wait=0, warmup=WARM_UP, active=steps, repeat=1)
-            self.profiler = profile(activities=activities(self.seat.device), schedule=plan)
-            self.profiler.start()
-        elif self.steps == wait + steps + WARM_UP + steps:
-            self.finish_trace()
+        elif self.steps >= wait + steps and self.seen is None:
+            if self.clocked:
+                self.synchronize()
+                self.enter("pause")
+                self.clocked = False
+            if self.can_trace():
+                self.start_trace()
+
+    def can_trace(self) -> bool:
+        """Whether the trace ends before the epoch does, so that no validation comes into it; no matter if none can."""
+        needed = WARM_UP + self.settings["steps"]
+        return self.steps_per_epoch - self.step_of_epoch >= needed or self.steps_per_epoch <= needed
+
+    def start_trace(self) -> None:
+        """Let torch.profiler look on from the next step."""
+        self.memory = peak_memory(self.seat.device)
+        plan = schedule(wait=0, warmup=WARM_UP, active=self.settings["steps"], repeat=1)
+        self.profiler = profile(activities=activities(self.seat.device), schedule=plan)
+        self.profiler.start()
 
     def synchronize(self) -> None:
         if self.seat.device.type == "cuda":
@@ -183,12 +196,13 @@ class Watcher:
         if kind != "epoch":
             return
         self.enter("pause")
+        self.step_of_epoch = 0
         if self.seen is not None and not self.told:
             self.told = True
             self.tell()
         elif self.seen is None and fields["epoch"] == fields["epochs"]:
             needed = self.settings["wait"] + 2 * self.settings["steps"] + WARM_UP
-            text = f"no profile: it needs {needed} steps, and this training had {self.steps}; lower train.profile.steps"
+            text = f"no profile: it needs at least {needed} steps, and this training had {self.steps}; lower train.profile.steps"
             self._emit("note", text=text)
 
     def tell(self) -> None:
@@ -198,16 +212,17 @@ class Watcher:
         workers = gather_workers(shares, self.memory, self.seat.device)
         policy = {"every_steps": self.config.every_steps, "gpu": self.seat.device.type == "cuda"}
         each = [worker["shares"] for worker in workers]
-        self._emit(
-            "profile",
-            steps=self.settings["steps"],
-            step_ms=1000 * step_s,
-            shares=mean_shares(each),
-            workers=workers,
-            operators=self.seen["operators"],
-            bottleneck=bottleneck(each, self.config.train, policy),
-            trace=Path(self.settings["trace"]).name,
-        )
+        found = {
+            "steps": self.settings["steps"],
+            "step_ms": 1000 * step_s,
+            "shares": mean_shares(each),
+            "workers": workers,
+            "operators": self.seen["operators"],
+            "bottleneck": bottleneck(each, self.config.train, policy),
+            "trace": Path(self.settings["trace"]).name,
+        }
+        self._emit("profile", **found)
+        self._emit("fact", name="profile", value=found)
 
     def own_shares(self) -> tuple[dict[str, float], float]:
         """This rank's shares, and the seconds of a step with its part of the checkpoints."""

@@ -10,7 +10,9 @@ from typing import Any
 
 from rayml.errors import RaymlError, StageError
 from rayml.ml.usercode import describe_failure
+from rayml.stages.train.autotune import tuned
 from rayml.stages.train.failures import speaks_of_a_lost_peer
+from rayml.stages.train.finders import find
 from rayml.stages.train.loop import train
 from rayml.stages.train.progress import Emit
 from rayml.stages.train.state import LoopConfig
@@ -20,7 +22,7 @@ from rayml.stages.train.strategies.base import Seat
 def work(loop: dict[str, Any], seat: Seat, emit: Emit, log: Path | str) -> None:
     """Train as one rank. A failure of the loop or of the user's code becomes a StageError that names the log."""
     try:
-        train(LoopConfig(**loop), seat, emit if seat.rank == 0 else ignore)
+        act(LoopConfig(**loop), seat, emit if seat.rank == 0 else ignore)
     except Exception as error:
         traceback.print_exc()
         if isinstance(error, RaymlError) or speaks_of_a_lost_peer(error):
@@ -30,6 +32,14 @@ def work(loop: dict[str, Any], seat: Seat, emit: Emit, log: Path | str) -> None:
             where=f"train, worker {seat.rank}",
             hint=f"the whole traceback is in {log}",
         ) from error
+
+
+def act(config: LoopConfig, seat: Seat, emit: Emit) -> None:
+    """Train, or find what `rayml tune` asks for."""
+    if config.finder is not None:
+        find(config, config.finder, seat, emit)
+    else:
+        train(tuned(config, seat, emit), seat, emit)
 
 
 def ignore(kind: str, **fields: Any) -> None:

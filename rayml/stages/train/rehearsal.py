@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 
 from rayml.errors import StageError
 from rayml.ml.models import Classifier
-from rayml.stages.train.strategies.base import Seat
+from rayml.ml.networks import sequential_parts
+from rayml.stages.train.strategies import cuts
+from rayml.stages.train.strategies.base import MicroBatch, Seat
 from rayml.stages.train.strategies.eager import Eager
 from rayml.stages.train.strategies.fsdp import Fsdp
 from rayml.stages.train.strategies.local import Local
+from rayml.stages.train.strategies.pipeline import Pipeline
+from rayml.stages.train.strategies.relay import Part
+from rayml.stages.train.strategies.tensor_parallel import TensorParallel
 
 
 class RehearsedDdp(Eager):
@@ -52,10 +58,88 @@ def rehearsed_fsdp(config: dict[str, Any], seat: Seat) -> Fsdp:
     return strategy
 
 
+class RehearsedTensorParallel(TensorParallel):
+    """Itself, with a mesh that was made before: that reads the values of small tensors."""
+
+    def __init__(self, config: dict[str, Any], seat: Seat) -> None:
+        super().__init__(config, seat)
+        self.made = init_device_mesh(
+            seat.device.type, (config["data"], config["tensor"]), mesh_dim_names=("data", "tensor")
+        )
+        self.parts = self.made["tensor"]
+
+    def wrap(self, model: Classifier) -> nn.Module:
+        if self.mesh is None:
+            self.mesh = self.made
+            self.cut(model, self.parts)
+        return model
+
+
+class RehearsedPipeline(Pipeline):
+    """One stage with what passes through it, in the order of the schedule. torch's own schedules wait for messages."""
+
+    def __init__(self, config: dict[str, Any], seat: Seat) -> None:
+        super().__init__(config, seat)
+        degrees = (config["data"], self.stages)
+        self.mesh = init_device_mesh(seat.device.type, degrees, mesh_dim_names=("data", "stages"))
+        self.group = self.mesh.get_group("stages")
+        self.received: list[Tensor] = []
+
+    def wrap(self, model: Classifier) -> nn.Module:
+        self.part = self.take_part(model)
+        return self.part
+
+    def take_part(self, model: Classifier) -> Part:
+        example = torch.empty_like(self.recipe.example)
+        self.cut = cuts.cut(sequential_parts(model), self.stages, example)
+        for number, stage in enumerate(self.cut):
+            if number != self.stage:
+                for module in stage.modules:
+                    leave_names(module)
+        return Part(self.cut[self.stage].modules, self.precision_context(self.recipe.precision))
+
+    def accumulate_gradients(self, batches: Sequence[MicroBatch]) -> Tensor:
+        self.total = torch.zeros((), device=self.seat.device)
+        is_first, is_last = self.stage == 0, self.stage == self.stages - 1
+        if not self.received and not is_first:
+            self.received = [self.message(self.stage - 1, len(batch.labels)) for batch in batches]
+        self.returned = [] if is_last else [self.message(self.stage, len(batch.labels)) for batch in batches]
+        in_turn = self.config["schedule"] == "1f1b" and len(batches) >= self.stages
+        ahead = self.stages - self.stage if in_turn else len(batches)
+        under_way: list[tuple[int, Tensor]] = []
+        for number, batch in enumerate(batches):
+            rows = batch.features if is_first else self.received[number].detach().requires_grad_()
+            under_way.append((number, self.part(rows)))
+            if len(under_way) == ahead:
+                self.go_back(batches, *under_way.pop(0))
+        while under_way:
+            self.go_back(batches, *under_way.pop(0))
+        return self.total
+
+    def go_back(self, batches: Sequence[MicroBatch], number: int, made: Tensor) -> None:
+        if self.stage == self.stages - 1:
+            self.loss_of(made, batches[number]).backward()  # type: ignore[no-untyped-call]
+        else:
+            torch.autograd.backward(made, self.returned[number])
+
+    def message(self, stage: int, rows: int) -> Tensor:
+        """What a stage makes of a micro-batch, or the gradient that comes back for it."""
+        return torch.empty((rows, *self.cut[stage].output), device=self.seat.device)
+
+
+def leave_names(module: nn.Module) -> None:
+    """Of a stage that another rank holds: names and shapes."""
+    for each in module.modules():
+        for name, parameter in each.named_parameters(recurse=False):
+            each.register_parameter(name, nn.Parameter(torch.empty_like(parameter, device="meta")))
+
+
 REHEARSED: dict[str, Callable[[dict[str, Any], Seat], Eager]] = {
     "local": Local,
     "ddp": RehearsedDdp,
     "fsdp": rehearsed_fsdp,
+    "tensor_parallel": RehearsedTensorParallel,
+    "pipeline": RehearsedPipeline,
 }
 
 

@@ -26,6 +26,7 @@ from rayml.stages.train.progress import Emit
 from rayml.stages.train.schedules import Schedule
 from rayml.stages.train.state import LoopConfig
 from rayml.stages.train.strategies.base import Recipe, Seat, Strategy
+from rayml.stages.train.strategies.eager import has_running_statistics
 from rayml.stages.train.strategies.table import build_strategy
 
 
@@ -46,6 +47,10 @@ class Training:
     strategy: Strategy
     schedule: Schedule
     average: Average | None
+    stepped: bool = False
+    """Whether this process has made an optimizer step."""
+    fewest_rows: int = 1
+    """Rows that a micro-batch has at least: batch norm needs two."""
     statistics: dict[str, Tensor] = field(default_factory=dict)
     """Buffers that belong to the averaged weights, from the last validation."""
 
@@ -73,6 +78,7 @@ def assemble(config: LoopConfig, seat: Seat, emit: Emit) -> Training:
         recipe=build_recipe(train, schema, class_counts(train_set, schema), config.code),
         strategy=build_strategy(train["strategy"], seat),
         schedule=Schedule(train["schedule"], steps_per_epoch, train["epochs"]),
+        fewest_rows=2 if has_running_statistics(model) else 1,
         average=build_average(train["average"], steps_per_epoch, train["epochs"]),
     )
 
@@ -107,7 +113,7 @@ def build_recipe(train: dict[str, Any], schema: Schema, counts: list[int], code:
     """What every strategy has to honour. `counts`: rows of each class in the training split."""
     return Recipe(
         loss=build_loss(train["loss"], schema.classes, counts, code),
-        make_optimizer=partial(build_optimizer, train["optimizer"]),
+        make_optimizer=partial(build_optimizer, train["optimizer"], fused=train["fused"]),
         example=torch.zeros((1, *schema.feature.shape), dtype=getattr(torch, schema.feature.dtype)),
         blocks=tuple(train["blocks"]),
         accumulation=train["accumulation"],

@@ -62,7 +62,7 @@ def loop_config(step: Step, data: Path, checkpoints: Path, context: Context) -> 
         "train": step.config,
         "every_steps": policy["checkpoint"]["every_steps"],
         "keep": policy["checkpoint"]["keep"],
-        "threads": step.resources.cpus_per_worker,
+        "threads": policy["threads"],
         "data": str(data),
         "checkpoints": str(checkpoints),
         "code": context.plan.code,

@@ -32,6 +32,8 @@ class LoopConfig:
     profile: dict[str, Any] | None = None
     """`steps`, `wait` and `trace`, the file for torch's trace; None: nothing is watched."""
     gpu_memory_fraction: float | None = None
+    finder: dict[str, Any] | None = None
+    """What `rayml tune` looks for: its `kind` and its settings; None: a training."""
 
 
 @dataclass

@@ -64,7 +64,10 @@ def operators(profiler: profile, steps: int, device: torch.device) -> list[dict[
     found = [
         (getattr(average, time_of), average)
         for average in profiler.key_averages()
-        if "::" in average.key and not average.key.startswith("autograd::") and not average.is_async
+        if "::" in average.key
+        and not average.key.startswith("autograd::")
+        and not average.is_async
+        and not average.is_user_annotation
     ]
     total = sum(spent for spent, _ in found) or 1.0
     return [

@@ -2,11 +2,40 @@
 
 from __future__ import annotations
 
-import pytest
-from contract.strategy import StrategyContract
-from stages.train.ranks import make_shards
+import os
+from typing import Any
 
-MLP = {"kind": "mlp", "hidden": [16, 12], "dropout": 0.0}
+import pytest
+from contract.strategy import StrategyContract, history, train_with
+from stages.train.ranks import PROCESSES, make_shards
+
+from rayml.plan.deepspeed import resolve_deepspeed
+from rayml.spec.train import TrainSpec
+
+# Imported once in the process that the ranks are forked from, on its way to the right accelerator.
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
+PROCESSES.set_forkserver_preload(["rayml.stages.train.launchers.preloaded", "torch._dynamo", "deepspeed"])
+
+MLP = {"kind": "mlp", "hidden": [16, 13], "dropout": 0.0}
+CNN = {"kind": "small_cnn", "width": 8, "dropout": 0.0}
+LOCAL = {"kind": "local"}
+SYNCHRONOUS = ("plain", "accumulation", "clip by norm", "clip by norm, accumulation")
+
+
+def resolved(document: dict[str, Any] | None = None, **strategy: Any) -> tuple[TrainSpec, dict[str, Any]]:
+    """Train and strategy sections of a job with two workers, by the plan."""
+    config = {} if document is None else {"config": "ds.json"}
+    train = TrainSpec.model_validate({"strategy": {"kind": "deepspeed", **config, **strategy}, "batch_size": 16})
+    return resolve_deepspeed(train, document, 2)
+
+
+def section(document: dict[str, Any] | None = None, **strategy: Any) -> dict[str, Any]:
+    return resolved(document, **strategy)[1]
+
+
+def sharded(stage: int, **zero: Any) -> dict[str, Any]:
+    """A document whose small parameters are cut into parts, too."""
+    return {"zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0, **zero}}
 
 
 @pytest.fixture(scope="module")
@@ -14,41 +43,161 @@ def data(tmp_path_factory):
     return make_shards(tmp_path_factory.mktemp("data") / "shards")
 
 
-def section(stage, **changes):
-    zero = {"stage": stage, **changes}
-    return {
-        "kind": "deepspeed",
-        "zero_stage": stage,
-        "document": {
-            "train_batch_size": 16,
-            "train_micro_batch_size_per_gpu": 8,
-            "gradient_accumulation_steps": 1,
-            "gradient_clipping": 0.0,
-            "zero_allow_untested_optimizer": True,
-            "zero_optimization": zero,
-        },
-    }
-
-
 class TestZero0(StrategyContract):
-    strategy = section(0)
+    strategy = section(zero_stage=0)
     model = MLP
-    recipes = ("plain", "accumulation", "clip by norm", "clip by norm, accumulation")
+    recipes = ("clip by norm, accumulation",)
+
+
+class TestZero1(StrategyContract):
+    """As it is without clipping: nobody asks for the norm, and none is computed."""
+
+    strategy = section(zero_stage=1)
+    model = MLP
+    recipes = ("plain", "accumulation")
 
 
 class TestZero2(StrategyContract):
-    strategy = section(2)
+    strategy = section(sharded(2, compute_grad_norm=True))
     model = MLP
-    recipes = ("plain", "accumulation", "clip by norm", "clip by norm, accumulation")
+    recipes = SYNCHRONOUS
 
 
 class TestZero3(StrategyContract):
-    strategy = section(3)
-    model = MLP
-    recipes = ("plain", "accumulation", "clip by norm", "clip by norm, accumulation")
+    strategy = section(sharded(3))
+    model = CNN
+    recipes = SYNCHRONOUS
 
 
-class TestZero3Sharded(StrategyContract):
-    strategy = section(3, stage3_param_persistence_threshold=0)
+class TestZero2Offload(StrategyContract):
+    strategy = section(zero_stage=2, offload="cpu")
     model = MLP
-    recipes = ("plain", "accumulation", "clip by norm", "clip by norm, accumulation")
+    recipes = ("clip by norm, accumulation",)
+
+
+class TestZero3Offload(StrategyContract):
+    strategy = section(sharded(3), offload="cpu")
+    model = MLP
+    recipes = ("clip by norm, accumulation",)
+
+
+EVERY_STAGE = pytest.mark.parametrize(
+    "strategy",
+    [section(zero_stage=0), section(sharded(2, compute_grad_norm=True)), section(sharded(3))],
+    ids=["zero 0", "zero 2", "zero 3"],
+)
+
+
+@EVERY_STAGE
+def test_parameters_that_are_unfrozen_start_at_step_1(tmp_path, data, strategy):
+    """Of one flat tensor all have the same count of steps: the ones that come later go into another."""
+    freeze = [{"pattern": "network.1.*", "until_epoch": 1}, {"pattern": "network.4.bias", "until_epoch": None}]
+    changes = {"model": MLP, "freeze": freeze, "epochs": 3}
+    mine = train_with(data, tmp_path / "mine", strategy, 2, **changes)
+    theirs = train_with(data, tmp_path / "theirs", LOCAL, 1, **changes)
+    for name, values in history(theirs).items():
+        assert history(mine)[name] == pytest.approx(values, rel=1e-5, abs=1e-5), name
+    steps = {float(value) for key, value in mine.tensors("optimizer").items() if key.endswith(".step")}
+    assert len(steps) == 2
+    # The last epoch again, from a checkpoint with two counts of steps.
+    train_with(data, tmp_path / "parts", strategy, 2, **{**changes, "epochs": 2})
+    again = train_with(data, tmp_path / "parts", strategy, 2, **changes)
+    assert history(again)["train/loss"] == pytest.approx(history(mine)["train/loss"], rel=1e-9)
+
+
+@EVERY_STAGE
+@pytest.mark.parametrize(
+    "optimizer",
+    [{"kind": "sgd", "lr": 0.05, "momentum": 0.9}, {"kind": "lion", "lr": 0.001, "no_decay": "auto"}],
+    ids=["sgd", "lion"],
+)
+def test_other_optimizers_do_what_they_do_in_one_process(tmp_path, data, strategy, optimizer):
+    train = TrainSpec.model_validate({"optimizer": optimizer})
+    changes = {"model": MLP, "epochs": 2, "optimizer": train.optimizer.model_dump(mode="json")}
+    mine = history(train_with(data, tmp_path / "mine", strategy, 2, **changes))
+    theirs = history(train_with(data, tmp_path / "theirs", LOCAL, 1, **changes))
+    assert mine["val/loss"] == pytest.approx(theirs["val/loss"], rel=1e-5, abs=1e-5)
+
+
+@EVERY_STAGE
+def test_bf16_keeps_whole_float32_weights_and_goes_on_to_the_same_end(tmp_path, data, strategy):
+    document = {**strategy["document"], "bf16": {"enabled": True}}
+    strategy, changes = {**strategy, "document": document}, {"model": MLP, "precision": "bf16"}
+    whole = train_with(data, tmp_path / "whole", strategy, 2, **changes, epochs=2)
+    train_with(data, tmp_path / "parts", strategy, 2, **changes, epochs=1)
+    parts = train_with(data, tmp_path / "parts", strategy, 2, **changes, epochs=2)
+    theirs = train_with(data, tmp_path / "theirs", LOCAL, 1, **changes, epochs=2)
+    assert history(parts)["val/loss"] == pytest.approx(history(whole)["val/loss"], rel=1e-9)
+    assert history(whole)["train/loss"] == pytest.approx(history(theirs)["train/loss"], rel=0.1)
+    weights = whole.tensors("model")
+    assert {str(tensor.dtype) for name, tensor in weights.items() if name.startswith("network")} == {"torch.float32"}
+    # Not what bf16 had rounded: the copies that the optimizer steps on.
+    weight = weights["network.1.weight"]
+    assert (weight != weight.bfloat16().float()).any()
+
+
+@EVERY_STAGE
+def test_fp16_goes_on_with_the_loss_scale_that_it_had(tmp_path, data, strategy):
+    import torch
+
+    if not torch.ops.mkldnn._is_mkldnn_fp16_supported():
+        pytest.skip("this processor does not compute in fp16")
+    fp16 = {"enabled": True, "initial_scale_power": 20, "loss_scale_window": 4}
+    strategy = {**strategy, "document": {**strategy["document"], "fp16": fp16}}
+    changes = {"model": MLP, "precision": "fp16"}
+    whole = train_with(data, tmp_path / "whole", strategy, 2, **changes, epochs=2)
+    train_with(data, tmp_path / "parts", strategy, 2, **changes, epochs=1)
+    parts = train_with(data, tmp_path / "parts", strategy, 2, **changes, epochs=2)
+    assert parts.state["strategy"] == whole.state["strategy"]
+    assert whole.state["strategy"]["skipped"] > 0
+    assert history(parts)["val/loss"] == pytest.approx(history(whole)["val/loss"], rel=1e-6)
+
+
+FILE = {
+    "train_batch_size": "auto",
+    "train_micro_batch_size_per_gpu": 8,
+    "gradient_accumulation_steps": "auto",
+    "gradient_clipping": 1.0,
+    "steps_per_print": 2000,
+    "wall_clock_breakdown": False,
+    "optimizer": {"type": "Adam", "params": {"lr": 0.004, "betas": [0.9, 0.99], "eps": "auto", "weight_decay": 0.02}},
+    "scheduler": {
+        "type": "WarmupDecayLR",
+        "params": {
+            "total_num_steps": 15,
+            "warmup_min_lr": "auto",
+            "warmup_max_lr": "auto",
+            "warmup_num_steps": 4,
+            "warmup_type": "linear",
+        },
+    },
+    "bf16": {"enabled": "auto"},
+    "fp16": {"enabled": False, "loss_scale": 0},
+    "zero_optimization": {
+        "stage": 3,
+        "overlap_comm": "auto",
+        "contiguous_gradients": True,
+        "sub_group_size": 1e9,
+        "reduce_bucket_size": "auto",
+        "stage3_prefetch_bucket_size": "auto",
+        "stage3_param_persistence_threshold": 0,
+    },
+}
+
+
+def test_a_file_as_it_is_trains_as_its_optimizer_and_schedule_say(tmp_path, data):
+    """Held against DeepSpeed's own words: AdamW, a rate that rises for 4 steps and falls for 11, the norm clipped."""
+    train, strategy = resolved(FILE)
+    changes = {
+        "model": MLP,
+        "optimizer": train.optimizer.model_dump(mode="json"),
+        "clip": {"norm": train.clip.norm, "value": None},
+    }
+    mine = train_with(data, tmp_path / "mine", strategy, 2, **changes, epochs=3)
+    train_with(data, tmp_path / "parts", strategy, 2, **changes, epochs=1)
+    parts = train_with(data, tmp_path / "parts", strategy, 2, **changes, epochs=3)
+    assert history(parts)["val/loss"] == pytest.approx(history(mine)["val/loss"], rel=1e-9)
+    assert mine.state["strategy"]["scheduler"] == {"last_batch_iteration": 14}
+    # A constant rate, the peak of that schedule, ends elsewhere.
+    other = train_with(data, tmp_path / "other", LOCAL, 1, **changes, epochs=3)
+    assert abs(history(mine)["train/loss"][-1] - history(other)["train/loss"][-1]) > 1e-3

@@ -16,7 +16,12 @@ def data(tmp_path_factory):
 
 
 class TestDdp(StrategyContract):
-    strategy = {"kind": "ddp", "bucket_mb": 25.0, "static_graph": False, "compress": "none"}
+    strategy = {"kind": "ddp", "bucket_mb": 25.0, "static_graph": False, "compress": "none", "transport": "network"}
+    model = CNN
+
+
+class TestDdpInSharedMemory(StrategyContract):
+    strategy = {**TestDdp.strategy, "transport": "shared_memory"}
     model = CNN
 
 

@@ -38,6 +38,8 @@ class MicroBatch:
     weight: float
     """1 / rows of the global batch: the losses of all micro-batches of all ranks times this add up to the mean. 0 where
     the rank has no row of its own and takes part with one that does not count."""
+    padding: int = 0
+    """Rows at the end that go through the network and not into the loss: batch norm cannot take a single row."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,9 @@ class Strategy(Protocol):
     counts: bool
     """Whether this rank's rows and losses count: true for one rank of each replica."""
     sharded: bool
-    """Whether `state()` holds this rank's part of each tensor (a DTensor), and not the whole."""
+    """Whether every rank writes what its `state()` holds: parts of tensors (DTensor), or tensors of its own."""
+    notes: Sequence[str]
+    """What `prepare` decided, for the person who waits."""
 
     def prepare(self, model: Classifier, recipe: Recipe) -> None:
         """Place the model, share it out, and build the optimizer over what this rank holds.

@@ -7,16 +7,15 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from rayml.ml.models import Classifier
 from rayml.stages.train.schedules import set_lr
 from rayml.stages.train.strategies.base import MicroBatch, Recipe, Seat, TrainingState
-from rayml.stages.train.strategies.ddp import has_running_statistics
 from rayml.stages.train.strategies.deepspeed_setup import cast_inputs, import_deepspeed
 from rayml.stages.train.strategies.deepspeed_shards import layout_of
 from rayml.stages.train.strategies.deepspeed_state import Layout, split_by_step, steps_taken
+from rayml.stages.train.strategies.eager import share_statistics
 
 
 class DeepSpeed:
@@ -24,6 +23,7 @@ class DeepSpeed:
 
     counts = True
     sharded = False
+    notes: Sequence[str] = ()
 
     def __init__(self, config: dict[str, Any], seat: Seat) -> None:
         self.document, self.stage, self.seat = config["document"], config["zero_stage"], seat
@@ -36,7 +36,6 @@ class DeepSpeed:
             import_deepspeed(self.seat)
             cast_inputs(model.network, self.document)
         self.model, self.recipe = model, recipe
-        self.statistics_differ = has_running_statistics(model) and self.data_size > 1
         self.start(steps={})
         if kept is not None:
             self.load(kept)
@@ -50,8 +49,7 @@ class DeepSpeed:
             self.engine.destroy()
         # A second engine meets parameters that stage 3 has emptied, and their groups go by their shapes.
         with deepspeed.zero.GatheredParameters(list(self.model.parameters()), enabled=again and self.stage == 3):
-            trained = [(name, each) for name, each in self.model.named_parameters() if each.requires_grad]
-            optimizer = self.recipe.make_optimizer(trained)
+            optimizer = self.recipe.make_optimizer(self.model.named_parameters())
         optimizer.param_groups[:] = split_by_step(optimizer.param_groups, steps)
         self.engine, *_ = deepspeed.initialize(
             model=self.model,
@@ -59,7 +57,8 @@ class DeepSpeed:
             config=self.configuration(),
             dist_init_required=False,
         )
-        self.layout: Layout = layout_of(self.stage, self.engine, dict(trained))
+        trained = {name: each for name, each in self.model.named_parameters() if each.requires_grad}
+        self.layout: Layout = layout_of(self.stage, self.engine, trained)
 
     def configuration(self) -> dict[str, Any]:
         """The document for this training. The plan has seen to it that file and job do not contradict each other."""
@@ -81,16 +80,14 @@ class DeepSpeed:
             if batch.weight:
                 total = loss.detach() if total is None else total + loss.detach()
         self.engine.step()
-        self.statistics_differ = self.data_size > 1 and has_running_statistics(self.model)
         if total is None:
             return torch.zeros((), device=self.seat.device)
         return total.nan_to_num(0.0, 0.0, 0.0) if self.recipe.on_nonfinite == "skip" else total
 
+    def settle(self) -> None:
+        share_statistics(self.model)
+
     def predict(self, features: Tensor) -> Tensor:
-        if self.statistics_differ:
-            for buffer in self.model.buffers():
-                dist.broadcast(buffer, src=0)
-            self.statistics_differ = False
         logits: Tensor = self.model(features)
         return logits
 
@@ -125,13 +122,15 @@ class DeepSpeed:
                 group["lr"] = lr
 
     def loss_scale(self) -> dict[str, float]:
-        """The dynamic scale as strategies/loss_scale.py keeps it."""
-        scaler = getattr(self.engine.optimizer, "loss_scaler", None)
-        if scaler is None or not hasattr(scaler, "last_overflow_iter"):
+        """The dynamic scale as strategies/loss_scale.py keeps it, and how many overflows DeepSpeed still bears."""
+        scaler: Any = getattr(self.engine.optimizer, "loss_scaler", None)
+        if not hasattr(scaler, "last_overflow_iter"):
             return {}
-        return {"value": scaler.cur_scale, "good_steps": scaler.cur_iter - scaler.last_overflow_iter - 1}
+        good_steps = scaler.cur_iter - scaler.last_overflow_iter - 1
+        return {"value": scaler.cur_scale, "good_steps": good_steps, "hysteresis": scaler.cur_hysteresis}
 
     def load_loss_scale(self, kept: dict[str, float]) -> None:
         if kept and self.loss_scale():
             scaler = self.engine.optimizer.loss_scaler
             scaler.cur_scale, scaler.cur_iter, scaler.last_overflow_iter = kept["value"], int(kept["good_steps"]), -1
+            scaler.cur_hysteresis = int(kept.get("hysteresis", scaler.cur_hysteresis))

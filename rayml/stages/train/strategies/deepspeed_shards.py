@@ -9,13 +9,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from rayml.errors import StageError
 from rayml.stages.train.strategies.deepspeed_state import Layout
 
 
 def layout_of(stage: int, engine: Any, trained: dict[str, nn.Parameter]) -> Layout:
     """How this stage of ZeRO keeps the trained parameters."""
-    return (Layout, Flat, Flat, Parts)[stage](engine, trained)
+    kinds: tuple[type[Layout], ...] = (Layout, Flat, Flat, Parts)
+    return kinds[stage](engine, trained)
 
 
 class Sharded(Layout):
@@ -46,11 +46,8 @@ class Sharded(Layout):
         for key, value in slots.items():
             name, _, slot = key.rpartition(".")
             if name not in self.trained:
-                raise StageError(
-                    f"the optimizer's state has {key!r}, and the model trains no {name!r}",
-                    where="train",
-                    hint="it belongs to another model, or to one with other frozen parameters",
-                )
+                # It was trained when the state was saved.
+                continue
             flat = self.flat(name)
             state = self.inner.state[flat]
             if value.ndim == 0:
@@ -89,7 +86,8 @@ class Flat(Sharded):
 
     def mine(self, name: str, slot: str | None, whole: Tensor) -> tuple[Tensor, Tensor] | None:
         """This rank's part as it lies in the flat tensor and as it lies in the whole one; None where it has none."""
-        mapping = self.trained[name]._hp_mapping
+        parameter: Any = self.trained[name]
+        mapping = parameter._hp_mapping
         if mapping is None:
             return None
         flat = self.flats[name].data if slot is None else self.inner.state[self.flats[name]][slot]
@@ -132,7 +130,8 @@ class Parts(Sharded):
         import deepspeed
 
         with deepspeed.zero.GatheredParameters([parameter]):
-            return parameter.detach().clone()
+            whole: Tensor = parameter.detach().clone()
+        return whole
 
     def write_weight(self, name: str, parameter: nn.Parameter, value: Tensor) -> None:
         import deepspeed

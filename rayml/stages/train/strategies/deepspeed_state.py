@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rayml.errors import StageError
 from rayml.stages.train.optimizers import load_named_state, named_state
+from rayml.stages.train.strategies.eager import of_trained
 
 Groups = list[dict[str, Any]]
 
@@ -79,8 +80,8 @@ class Layout:
                 buffer.copy_(weights[name])
 
     def load_slots(self, slots: Mapping[str, Tensor]) -> None:
-        """StageError where they are of another model."""
-        load_named_state(self.inner, slots)
+        """Put in what is there of the trained parameters. StageError where a shape is another."""
+        load_named_state(self.inner, of_trained(dict(slots), self.inner))
 
     def copies(self) -> Iterator[tuple[str, Tensor]]:
         """Name and float32 copy of each trained parameter."""

@@ -27,6 +27,7 @@ class Eager:
 
     counts = True
     sharded = False
+    notes: Sequence[str] = ()
     gradients_are_means = True
     """Whether the gradients that `backward` leaves were averaged over the shares of the batch."""
 
@@ -81,7 +82,7 @@ class Eager:
             with self.synchronize(last=left == 0):
                 with self.autocast:
                     logits = self.forward(batch.features)
-                loss = self.recipe.loss(logits.float(), batch.labels)
+                loss = self.recipe.loss(*counted(logits.float(), batch))
                 (loss * (batch.weight * mean)).backward()  # type: ignore[no-untyped-call]
             if batch.weight and self.counts:
                 total = loss.detach() if total is None else total + loss.detach()
@@ -157,6 +158,12 @@ class Eager:
     def load_weights(self, weights: dict[str, Tensor]) -> None:
         """Put whole tensors of all parameters and buffers into the model."""
         self.model.load_state_dict(weights)
+
+
+def counted(logits: Tensor, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+    """Logits and labels of the rows that count."""
+    rows = len(batch.labels) - batch.padding
+    return (logits[:rows], batch.labels[:rows]) if batch.padding else (logits, batch.labels)
 
 
 def share_statistics(model: nn.Module) -> None:

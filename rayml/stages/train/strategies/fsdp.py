@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -14,6 +15,8 @@ from rayml.ml.models import Classifier
 from rayml.stages.train.modules import blocks
 from rayml.stages.train.strategies.base import Seat
 from rayml.stages.train.strategies.eager import COMPUTED_IN, Eager
+
+REDUCED_IN = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Fsdp(Eager):
@@ -37,7 +40,8 @@ class Fsdp(Eager):
             }
             for module in blocks(model, self.recipe.blocks):
                 fully_shard(module, **settings)
-            fully_shard(model, **settings)
+            # The network and not the whole model: it takes the preprocessed floats, which are cast at its door.
+            fully_shard(model.network, **settings)
         return model
 
     def make_mesh(self) -> DeviceMesh:
@@ -50,15 +54,16 @@ class Fsdp(Eager):
     def mixed_precision(self) -> MixedPrecisionPolicy:
         """Weights are gathered and activations computed in this type; gradients are added up in `reduce`."""
         return MixedPrecisionPolicy(
-            param_dtype=COMPUTED_IN[self.recipe.precision], reduce_dtype=COMPUTED_IN[self.config["reduce"]]
+            param_dtype=COMPUTED_IN[self.recipe.precision], reduce_dtype=REDUCED_IN[self.config["reduce"]]
         )
 
     def precision_context(self, precision: str) -> AbstractContextManager[Any]:
         return nullcontext()
 
     def synchronize(self, *, last: bool) -> AbstractContextManager[Any]:
-        assert isinstance(self.forward, FSDPModule), "fully_shard made it one"
-        self.forward.set_requires_gradient_sync(last)
+        network = self.model.network
+        assert isinstance(network, FSDPModule), "fully_shard made it one"
+        network.set_requires_gradient_sync(last)
         return nullcontext()
 
     def load_weights(self, weights: dict[str, Tensor]) -> None:

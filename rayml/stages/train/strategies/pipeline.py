@@ -25,7 +25,7 @@ from rayml.stages.train.placed import norm_of
 from rayml.stages.train.strategies import cuts
 from rayml.stages.train.strategies.base import MicroBatch, Seat, TrainingState
 from rayml.stages.train.strategies.eager import Eager, has_running_statistics
-from rayml.stages.train.strategies.relay import Part, filled_up, rank_of, relay
+from rayml.stages.train.strategies.relay import Part, example_for, filled_up, rank_of, relay
 from rayml.stages.train.strategies.replicas import share_buffers, sum_gradients
 from rayml.stages.train.strategies.streams import generator_of, own_seed
 
@@ -56,6 +56,7 @@ class Pipeline(Eager):
     def take_part(self, model: Classifier) -> Part:
         """Keep one stage's modules; of the others only names and shapes."""
         self.cut = cuts.cut(sequential_parts(model), self.stages, self.recipe.example)
+        self.notes = [cuts.describe(self.cut)]
         for number, stage in enumerate(self.cut):
             for module in stage.modules:
                 module.to(self.seat.device if number == self.stage else "meta")
@@ -87,8 +88,8 @@ class Pipeline(Eager):
             self.stage,
             self.stages,
             self.seat.device,
-            input_args=self.example_for(self.stage, rows),
-            output_args=self.example_for(self.stage + 1, rows),
+            input_args=example_for(self.stage, self.cut, self.recipe.example, rows),
+            output_args=example_for(self.stage + 1, self.cut, self.recipe.example, rows),
             group=self.group,
         )
         stage.stage_index_to_group_rank = {number: rank_of(number, self.stages) for number in range(self.stages)}
@@ -96,16 +97,6 @@ class Pipeline(Eager):
         in_turn = self.config["schedule"] == "1f1b" and self.recipe.accumulation >= self.stages
         kind = Schedule1F1B if in_turn else ScheduleGPipe
         return kind(stage, self.recipe.accumulation, loss_fn=self.loss_of, scale_grads=False)
-
-    def example_for(self, stage: int, rows: int) -> Tensor:
-        """What a stage takes: shape, dtype, and whether a gradient is sent back for it."""
-        if stage == 0:
-            return self.recipe.example.to("meta").expand(rows, *self.recipe.example.shape[1:])
-        before = (
-            parameter for each in self.cut[:stage] for module in each.modules for parameter in module.parameters()
-        )
-        learns = any(parameter.requires_grad for parameter in before)
-        return torch.empty((rows, *self.cut[stage - 1].output), device="meta", requires_grad=learns)
 
     def loss_of(self, logits: Tensor, batch: MicroBatch) -> Tensor:
         """The loss of a micro-batch without the rows that fill it up. Called on the last stage."""

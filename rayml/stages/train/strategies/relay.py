@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from rayml.stages.train.strategies.cuts import Stage
+
 
 class Part(nn.Module):
     """One stage's modules, one after another. What comes out is float32 in the plain order, as the next one expects."""
@@ -28,6 +30,21 @@ class Part(nn.Module):
 def rank_of(stage: int, stages: int) -> int:
     """The rank of a stage among those of its copy, and the stage of a rank. The last stage is on the first rank."""
     return stages - 1 - stage
+
+
+def example_for(stage: int, stages: Sequence[Stage], raw: Tensor, rows: int) -> Tensor:
+    """Like what a stage takes, without values: shape, dtype, and whether a gradient is sent back for it.
+
+    Args:
+        stage: its number; that of one behind the last for what the last one makes.
+        raw: `[1, *shape]`, like a raw record.
+        rows: of a micro-batch.
+    """
+    if stage == 0:
+        return raw.to("meta").expand(rows, *raw.shape[1:])
+    before = (each for part in stages[:stage] for module in part.modules for each in module.parameters())
+    learns = any(each.requires_grad for each in before)
+    return torch.empty((rows, *stages[stage - 1].output), device="meta", requires_grad=learns)
 
 
 def filled_up(features: Tensor, rows: int) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.tensor import Replicate, Shard
+from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
 
 from rayml.errors import StageError
@@ -51,21 +51,19 @@ class TensorParallel(Eager):
         """Leave this rank its part of each layer that `layers` names."""
         layers = chosen_layers(model, self.config["layers"])
         stream = OwnStream(self.seat.device, self.part)
+        shared = SharedInput(mesh)
         for name, side in layers.items():
             layer = model.get_submodule(name)
             require_parts(name, layer, side, mesh.size())
             paired = is_paired(name, layers)
-            style: ParallelStyle
-            if side == "colwise":
-                style = ColwiseParallel(output_layouts=Shard(-1) if paired else Replicate())
-            else:
-                style = RowwiseParallel(input_layouts=Shard(-1) if paired else Replicate())
-            # Every rank has built the same weights: it keeps its part, and nothing is sent.
-            parallelize_module(layer, mesh, style, src_data_rank=None)
             if paired and side == "colwise":
+                layer.register_forward_pre_hook(shared.give)
                 layer.register_forward_hook(stream.enter)
             elif paired:
+                layer.register_forward_pre_hook(shared.forget)
                 layer.register_forward_pre_hook(stream.leave)
+            # Every rank has built the same weights: it keeps its part, and nothing is sent.
+            parallelize_module(layer, mesh, style_of(side, paired), src_data_rank=None)
 
     def share_gradients(self) -> None:
         assert self.mesh is not None, "prepare comes first"
@@ -78,6 +76,32 @@ class TensorParallel(Eager):
         self.model.load_state_dict(parts)
 
 
+class SharedInput:
+    """Hooks that let layers which read the same tensor, as q, k and v do, send one gradient for it and not one each."""
+
+    def __init__(self, mesh: DeviceMesh) -> None:
+        self._mesh = mesh
+        self._seen: Tensor | None = None
+        self._given: Tensor | None = None
+
+    def give(self, layer: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor | None]:
+        """Forward pre-hook of a colwise layer: what it gets in place of a plain tensor."""
+        if inputs[0] is not self._seen:
+            self._seen = inputs[0]
+            self._given = DTensor.from_local(inputs[0], self._mesh, (Replicate(),), run_check=False)
+        return (self._given,)
+
+    def forget(self, layer: nn.Module, inputs: Any) -> None:
+        """Forward pre-hook of the rowwise layer behind them: nothing may keep the activations alive."""
+        self._seen = self._given = None
+
+
+def style_of(side: str, paired: bool) -> ParallelStyle:
+    """How torch cuts a layer. One without a counterpart takes or leaves whole units."""
+    units = Shard(-1) if paired else Replicate()
+    return ColwiseParallel(output_layouts=units) if side == "colwise" else RowwiseParallel(input_layouts=units)
+
+
 def chosen_layers(model: nn.Module, patterns: dict[str, str]) -> dict[str, str]:
     """Name of each linear layer that is cut to `colwise` or `rowwise`, in the order in which the model has them."""
     names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
@@ -85,14 +109,16 @@ def chosen_layers(model: nn.Module, patterns: dict[str, str]) -> dict[str, str]:
     for pattern, side in patterns.items():
         for name in require_matching(pattern, names, "linear layer of the model", WHERE):
             if sides.setdefault(name, side) != side:
-                raise StageError(f"`{name}` is to be cut {sides[name]} and {side}", where=WHERE, hint="leave one of the two out")
+                what = f"`{name}` is to be cut {sides[name]} and {side}"
+                raise StageError(what, where=WHERE, hint="leave one of the two out")
     return {name: sides[name] for name in names if name in sides}
 
 
 def is_paired(name: str, layers: dict[str, str]) -> bool:
-    """Whether what comes out of a colwise layer goes into a rowwise one in parts, or the other way round.
+    """Whether the units stay in parts on the way from a colwise layer to the rowwise one that follows it.
 
-    It does where the next layer that is cut otherwise, after a colwise one, or the one before a rowwise one, is there.
+    What a colwise layer makes is put together again where no rowwise one follows; a rowwise one without a colwise one
+    right before it takes its part of the whole.
     """
     names = list(layers)
     position = names.index(name)
