@@ -150,6 +150,64 @@ def run(
 
 
 @app.command()
+def tune(
+    job: JobFile,
+    lr_range: Annotated[bool, typer.Option("--lr-range", help="Find a learning rate.")] = False,
+    batch_range: Annotated[bool, typer.Option("--batch-range", help="Find the rows of a micro-batch.")] = False,
+    first: Annotated[float, typer.Option("--from", metavar="LR", help="The first learning rate.")] = 1e-6,
+    last: Annotated[float, typer.Option("--to", metavar="LR", help="The last learning rate.")] = 1.0,
+    steps: Annotated[
+        int | None, typer.Option(min=2, help="Of the ramp, or of each size of a micro-batch.", show_default="100 or 10")
+    ] = None,
+    overrides: Overrides = NO_OVERRIDES,
+    cluster: ClusterFile = None,
+    home: HomeFolder = DEFAULT_HOME,
+    as_json: AsJson = False,
+) -> None:
+    """Find a learning rate or the rows of a micro-batch.
+
+    On the workers of the train step; no checkpoint is read or written.
+    """
+    from rayml.observe.runs import Home
+    from rayml.plan.build import cut_after
+    from rayml.plan.show import forecast
+    from rayml.run.finder_show import show_batch_range, show_lr_range
+    from rayml.run.finders import find, finder_settings, refuse_sweep, require_train
+    from rayml.run.launch import launch
+
+    if lr_range == batch_range:
+        raise refuse_sweep()
+    settings = finder_settings("lr_range" if lr_range else "batch_range", first, last, steps)
+    resolved, store, previous = resolve(job, overrides, cluster, home)
+    require_train(resolved)
+    data = cut_after(resolved, "data")
+    planned = forecast(data, store, previous)
+    if planned.work:
+        result, error = launch(data, planned, Home(home), console(stderr=True))
+        if error is not None:
+            raise error
+        if result["status"] == "interrupted":
+            raise typer.Exit(result["exit_code"])
+    with console(stderr=True).status("starting the workers") as status:
+        found = find(resolved, Home(home), settings, lambda kind, **fields: status.update(progress_of(kind, fields)))
+    if as_json:
+        print_json(found)
+    else:
+        (show_lr_range if lr_range else show_batch_range)(console(), str(job), found)
+
+
+def progress_of(kind: str, fields: dict[str, Any]) -> str:
+    """What a worker tells while it looks for something, as one line."""
+    if kind != "progress":
+        return str(fields.get("text", kind))
+    if "rows" in fields:
+        return f"{fields['rows']:,} rows: {fields['samples_per_s']:,.0f} samples/s"
+    return (
+        f"step {fields['step_index']} of {fields['steps']}, learning rate {fields['lr']:.1e}, loss {fields['loss']:.3f}"
+    )
+
+
+@app.command()
 def diff(before: RunName, after: RunName, home: HomeFolder = DEFAULT_HOME, as_json: AsJson = False) -> None:
     """Say which key made two runs differ."""
     from rayml.observe.runs import Home

@@ -61,7 +61,7 @@ def main(path: str) -> None:
     if step.resources.ray:
         session.start(note=forget)
     # The one thing that a run does not have: the loop is ours to measure, so nothing in it knows of a gate.
-    gated = patch.object(ray_train, "Relay", gated_relay(settings))
+    gated: Any = patch.object(ray_train, "Relay", gated_relay(settings))
     if step.policy["launcher"] == "processes":
         gated = patch.object(processes, "run_rank", run_gated_rank)
     try:

@@ -1,4 +1,4 @@
-"""The alternative of `rayml bench train` for DDP and FSDP2: the loop that a good engineer writes by hand, started by torchrun.
+"""The alternative of `rayml bench train` for DDP and FSDP2: the loop that a good engineer writes by hand, on torchrun.
 
 `torchrun --standalone --nproc-per-node 2 -m rayml.bench.torchrun_ddp SETTINGS`. Everything is in memory before the
 first epoch, the loader slices whole batches out of it, the optimizer is the fused one, gradients live in DDP's buckets,
@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_state_dict
+from torch.distributed.checkpoint.state_dict_saver import save as save_parts
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn import functional
@@ -72,8 +72,8 @@ def main(path: str) -> None:
     network = build_model(settings.model, load_schema(settings.data), None)
     model = in_parts(network, settings) if settings.strategy["kind"] == "fsdp" else whole(network)
     optimizer = AdamW(model.parameters(), lr=settings.lr, weight_decay=0.01, fused=True)
-    if settings.first_step is not None:
-        optimizer.register_step_post_hook(lambda *_: settings.first_step.touch())
+    if (stepped := settings.first_step) is not None:
+        optimizer.register_step_post_hook(lambda *_: stepped.touch())
 
     for epoch in range(settings.epochs):
         sampler.epoch = epoch
@@ -108,7 +108,8 @@ def in_parts(network: nn.Module, settings: TrainSettings) -> nn.Module:
     for module in reversed(list(network.modules())):
         if type(module).__name__ in settings.blocks:
             fully_shard(module, mesh=mesh)
-    return fully_shard(network, mesh=mesh)
+    fully_shard(network, mesh=mesh)
+    return network
 
 
 def in_memory(data: Path, split: str) -> TensorDataset:
@@ -138,7 +139,7 @@ def save(settings: TrainSettings, epoch: int, model: nn.Module, optimizer: AdamW
     """The checkpoint of an epoch; the one before is replaced. Parts are written by the ranks that have them."""
     if settings.strategy["kind"] == "fsdp":
         weights, slots = get_state_dict(model, optimizer)
-        dcp.save({"model": weights, "optimizer": slots}, checkpoint_id=str(settings.folder / "last"))
+        save_parts({"model": weights, "optimizer": slots}, checkpoint_id=str(settings.folder / "last"))
         return
     if dist.get_rank() != 0:
         return

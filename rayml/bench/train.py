@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 import subprocess
@@ -26,6 +27,8 @@ LOADER_WORKERS = (0, 1)
 CHOICE_LAPS = 3
 """Laps of each of the alternative's loaders, in turn, whose medians choose between them."""
 SAME_LOSS = 1e-6
+ALIKE_LOSS = 0.05
+"""How far losses may be apart after the same rows with other orders of sums, or in bf16."""
 RANKS = 2
 
 
@@ -48,6 +51,8 @@ class Load:
     side: int = 8
     """Height and width of the images."""
     batch_size: int = 64
+    autotune: bool = False
+    """Ours is tuned, and the alternative is rayml as it comes."""
     goal: float = 1.0
 
 
@@ -69,6 +74,7 @@ LOADS = {
             batch_size=32,
             goal=0.98,
         ),
+        Load("autotuned small cnn", rows=40_000, pairs=20, autotune=True, goal=1.1),
     ),
 }
 """1,437 rows are the digits' own training split: epochs of a few tenths of a second, each with a checkpoint."""
@@ -96,22 +102,26 @@ def measure(load: Load, folder: Path, say: Callable[[str], None]) -> Row:
         blocks=load.blocks,
         ranks=RANKS,
         launcher=load.launcher,
+        recipe={"autotune": True} if load.autotune else {},
     )
     limit = bare_speed(settings)
     say(f"{load.name}: without communication or loading {limit:,.0f} samples/s")
     with ExitStack() as stack:
-        alternative, workers = stack.enter_context(best_torchrun(settings, folder, say))
+        sides = untuned(settings, folder) if load.autotune else best_torchrun(settings, folder, say)
+        alternative, alternative_is = stack.enter_context(sides)
         ours = stack.enter_context(player("rayml", settings, "rayml.bench.rayml_loop"))
         for _ in range(1 + CHOICE_LAPS):
             ours.lap()
+        for path in settings.folder.rglob("autotune.json"):
+            say(f"{load.name}: chose {json.dumps(json.loads(path.read_text())['chosen'])}")
         contest = Contest(
             name=load.name,
             unit="samples/s",
             better="more",
             ours=ours.lap,
             alternative=alternative.lap,
-            alternative_is=f"torchrun, {load.strategy} written by hand, DataLoader with {workers} workers",
-            check=same_losses if load.model is SMALL_CNN else same_training,
+            alternative_is=alternative_is,
+            check=check_of(load),
             goal=Goal(load.goal, "ratio"),
             limit=limit,
             limit_is=f"{RANKS} processes with tensors at hand, no communication",
@@ -163,8 +173,18 @@ def bare_speed(settings: TrainSettings) -> float:
 
 
 @contextmanager
-def best_torchrun(settings: TrainSettings, folder: Path, say: Callable[[str], None]) -> Iterator[tuple[Player, int]]:
-    """The faster one of the alternative's loaders, with its number of workers; the other is ended."""
+def untuned(settings: TrainSettings, folder: Path) -> Iterator[tuple[Player, str]]:
+    """rayml with its defaults."""
+    defaults = settings.model_copy(update={"folder": folder / "untuned", "recipe": {}})
+    with player("rayml untuned", defaults, "rayml.bench.rayml_loop") as side:
+        for _ in range(1 + CHOICE_LAPS):
+            side.lap()
+        yield side, "rayml with its defaults"
+
+
+@contextmanager
+def best_torchrun(settings: TrainSettings, folder: Path, say: Callable[[str], None]) -> Iterator[tuple[Player, str]]:
+    """The faster one of the alternative's loaders, with what it is; the other is ended."""
     with ExitStack() as stack:
         candidates = []
         for workers in LOADER_WORKERS:
@@ -180,7 +200,8 @@ def best_torchrun(settings: TrainSettings, folder: Path, say: Callable[[str], No
         for place, candidate in enumerate(candidates):
             if place != best:
                 candidate.end(kindly=False)
-        yield candidates[best], LOADER_WORKERS[best]
+        kind, workers = settings.strategy["kind"], LOADER_WORKERS[best]
+        yield candidates[best], f"torchrun, {kind} written by hand, DataLoader with {workers} workers"
 
 
 def player(name: str, settings: TrainSettings, module: str) -> Player:
@@ -192,6 +213,22 @@ def player(name: str, settings: TrainSettings, module: str) -> Player:
     rows = settings.rows * settings.epochs_per_lap
     environment = {"OMP_NUM_THREADS": str(settings.threads)}
     return Player(name, [*launcher, module, str(path)], settings.folder, rows, environment)
+
+
+def check_of(load: Load) -> Callable[[Any, Any], str | None]:
+    """What the two sides of a row have to have in common."""
+    if load.autotune:
+        return alike
+    return same_losses if load.model is SMALL_CNN else same_training
+
+
+def alike(ours: list[dict[str, Any]], alternative: list[dict[str, Any]]) -> str | None:
+    """Whether every epoch of a lap saw the same rows, and had losses that are no further apart than ALIKE_LOSS."""
+    for mine, other in zip(ours, alternative, strict=True):
+        if mine["rows"] != other["rows"] or abs(mine["loss"] - other["loss"]) > ALIKE_LOSS:
+            texts = (f"{side['rows']} rows and the loss {side['loss']:.4f}" for side in (mine, other))
+            return "an epoch had {}, and {} by the alternative".format(*texts)
+    return None
 
 
 def same_training(ours: list[dict[str, Any]], alternative: list[dict[str, Any]]) -> str | None:

@@ -87,8 +87,8 @@ class CheckpointWriter:
 
     def write_shards(self, name: str, groups: Groups, state: dict[str, Any]) -> None:
         """Write this rank's parts. Every rank calls it with the same name, and waits for the others."""
-        from torch.distributed.checkpoint import save
         from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+        from torch.distributed.checkpoint.state_dict_saver import save
 
         folder = self._root / name
         flat = {
@@ -156,9 +156,9 @@ def _seal(folder: Path, state: dict[str, Any]) -> None:
 
 def _read_shards(folder: Path, prefix: str) -> dict[str, Tensor]:
     """The tensors whose names start with `prefix`, without it, put together from every rank's file."""
-    from torch.distributed.checkpoint import load
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+    from torch.distributed.checkpoint.state_dict_loader import load
 
     reader = HuggingFaceStorageReader(str(folder))
     tensors = {

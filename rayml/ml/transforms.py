@@ -22,6 +22,7 @@ class Preprocess(nn.Module):
     def __init__(self, schema: Schema) -> None:
         super().__init__()
         self.is_image = isinstance(schema.feature, ImageFeature)
+        self.memory_format = torch.contiguous_format
         shape = (1, -1, 1, 1) if self.is_image else (1, -1)
         fitted = schema.normalization
         self.register_buffer("offset", torch.tensor(fitted.offset).reshape(shape), persistent=False)
@@ -32,7 +33,7 @@ class Preprocess(nn.Module):
     def forward(self, raw: Tensor) -> Tensor:
         values = raw.permute(0, 3, 1, 2) if self.is_image else raw
         # In the weights' layout: gradients of another one would be copied into DDP's buckets element by element.
-        values = values.to(torch.float32, memory_format=torch.contiguous_format)
+        values = values.to(torch.float32, memory_format=self.memory_format)
         if self.missing is not None:
             values = torch.where(torch.isnan(values), self.missing, values)
         return (values - self.offset) / self.scale

@@ -14,6 +14,7 @@ STRATEGIES = ("local", "ddp", "fsdp", "deepspeed", "tensor_parallel", "pipeline"
 
 IN_PARTS = "cuts the model into parts, and this takes it whole"
 HOLDS_PARTS = "holds parts of the matrices, and this optimizer looks at whole ones"
+ONCE = "is set up once in a process, and the autotuner sets up one after the other"
 OWN_PACE = "lets each worker step at its own pace, and this needs all of them to agree"
 
 
@@ -33,16 +34,16 @@ class Feature:
 
 
 def optimizer_in(*kinds: str) -> Callable[[Config], bool]:
-    return lambda config: config["optimizer"]["kind"] in kinds
+    return lambda config: bool(config["optimizer"]["kind"] in kinds)
 
 
 def averages_by(kind: str) -> Callable[[Config], bool]:
-    return lambda config: config["average"] is not None and config["average"]["kind"] == kind
+    return lambda config: config["average"] is not None and bool(config["average"]["kind"] == kind)
 
 
 def has_batch_norm(config: Config) -> bool:
     """Whether the model measures statistics, as far as its section tells."""
-    return config["model"]["kind"] == "callable" or config["model"].get("norm") == "batch"
+    return bool(config["model"]["kind"] == "callable" or config["model"].get("norm") == "batch")
 
 
 def is_deepspeed(config: Config) -> bool:
@@ -51,7 +52,7 @@ def is_deepspeed(config: Config) -> bool:
 
 def shards_from(config: Config, stage: int) -> bool:
     """Whether it is another strategy than deepspeed, or ZeRO from this stage on."""
-    return not is_deepspeed(config) or config["strategy"]["zero_stage"] >= stage
+    return not is_deepspeed(config) or bool(config["strategy"]["zero_stage"] >= stage)
 
 
 FEATURES = (
@@ -171,6 +172,13 @@ FEATURES = (
         lambda config: config["adapter"] is not None,
         {"tensor_parallel": IN_PARTS, "pipeline": IN_PARTS},
         "write strategy: {kind: fsdp}",
+    ),
+    Feature(
+        "autotune",
+        "train.autotune",
+        lambda config: config["autotune"] is not None,
+        {"deepspeed": ONCE, "tensor_parallel": ONCE, "pipeline": ONCE, "parameter_server": OWN_PACE},
+        "leave it out, or write strategy: {kind: ddp}",
     ),
 )
 

@@ -175,6 +175,13 @@ def check_recipe(checked: Checked, train: TrainSpec, stage: int) -> None:
         checked.problem(
             "train.on_nonfinite", "ZeRO stage 0 leaves out no step in fp32", "write raise, or a zero_stage from 1 to 3"
         )
+    if train.precision != "fp32" and stage == 0:
+        # Held against ours: it does not scale the loss, and its optimizer takes a step with no gradient first.
+        checked.problem(
+            "train.precision",
+            f"ZeRO stage 0 of DeepSpeed 0.19 trains otherwise in {train.precision} than stages 1 to 3 do",
+            "write zero_stage: 1, which sends as much, or strategy ddp",
+        )
     if stage and train.optimizer.kind not in ELEMENTWISE:
         checked.problem(
             "train.optimizer.kind",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from rayml.errors import PlanError
-from rayml.plan.deepspeed import resolve_deepspeed
 from rayml.plan.combine import check_combination
+from rayml.plan.deepspeed import resolve_deepspeed
 from rayml.plan.degrees import auto_batch_size, check_batch, resolve_degrees
 from rayml.plan.facts import Facts
 from rayml.plan.parallel import resolve_parallel
@@ -18,7 +18,6 @@ from rayml.spec.train import TrainSpec
 from rayml.spec.words import count
 
 AUTO_BATCH_SIZE = 64
-TUNED_STRATEGIES = ("local", "ddp", "fsdp")
 
 BLOCKS: dict[str, tuple[str, ...]] = {
     "small_cnn": ("Conv2d",),
@@ -159,15 +158,9 @@ def check_transport(strategy: dict[str, Any], cluster: ClusterPlan) -> None:
 
 
 def resolve_autotune(train: TrainSpec) -> dict[str, Any] | None:
-    """What is tried, or None. PlanError where it cannot be, or must not."""
+    """What is tried, or None. PlanError where two runs have to be the same."""
     if train.autotune is False:
         return None
-    if train.strategy.kind not in TUNED_STRATEGIES:
-        raise PlanError(
-            f"the autotuner does not know strategy {train.strategy.kind}",
-            where="train.autotune",
-            hint=f"it knows {', '.join(TUNED_STRATEGIES)}; leave autotune out",
-        )
     if train.deterministic:
         raise PlanError(
             "which setting is faster may differ from run to run, and deterministic asks for the same bits",

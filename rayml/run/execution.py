@@ -6,7 +6,6 @@ import contextlib
 import platform
 import time
 import traceback
-from pathlib import Path
 
 from rayml import __version__
 from rayml.artifacts.store import LocalStore

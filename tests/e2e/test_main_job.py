@@ -231,18 +231,15 @@ def test_interrupted_killed_and_finished(home, first, tmp_path_factory):
 
     process = start(home, "run", JOB, *LONG)
     wait_for(lambda: epochs_done(home) > reached + 10, "more epochs again")
-    driver, folder = driver_pid(process), run_folders(home)[-1]
+    driver = driver_pid(process)
     os.kill(process.pid, signal.SIGKILL)
     os.kill(driver, signal.SIGKILL)
     process.communicate(timeout=30)
+    wait_for(lambda: session_members(driver) == [], "the end of the ranks, with nobody there to end them", 30)
     reached = epochs_done(home)
-    assert (folder / "session.json").exists(), "nobody was left to clean up"
 
     process = start(home, "run", JOB, *LONG)
     wait_for(lambda: epochs_done(home) > reached + 10, "still more epochs")
-    assert session_members(driver) == [], "the next run ends what the killed one left"
-    assert not (folder / "session.json").exists()
-    assert list((folder / "logs" / "ray").glob("session_*/raylet.out")), "and keeps its logs"
     os.kill(worker_pid(home, rank=1), signal.SIGKILL)
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 0, output
@@ -261,6 +258,26 @@ def worker_pid(home: Path, rank: int) -> int:
 def artifact(home: Path, step: str) -> Path:
     done = next(event for event in train_events(home) if event["kind"] == "step_done" and event["step"] == step)
     return Path(done["path"])
+
+
+def test_ray_that_a_killed_run_left_is_ended_by_the_next(home, first):
+    """Ray's agents outlive a driver and a raylet that were killed together; here while Ray Train has the workers."""
+    process = start(home, "run", JOB, *LONG, "--set", "train.launcher=ray_train", "--set", "train.epochs=149")
+    wait_for(lambda: epochs_done(home) > 3, "some epochs on Ray Train")
+    driver, folder = driver_pid(process), run_folders(home)[-1]
+    os.kill(process.pid, signal.SIGKILL)
+    os.kill(driver, signal.SIGKILL)
+    process.communicate(timeout=30)
+    assert (folder / "session.json").exists(), "nobody was left to clean up"
+
+    process = start(home, "run", JOB, *LONG, "--set", "train.launcher=ray_train", "--set", "train.epochs=149")
+    wait_for(lambda: epochs_done(home) > 3, "more epochs on Ray Train")
+    assert session_members(driver) == [], "the next run ends what the killed one left"
+    assert not (folder / "session.json").exists()
+    assert list((folder / "logs" / "ray").glob("session_*/raylet.out")), "and keeps its logs"
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=90)
+    assert process.returncode == 130, output
 
 
 def test_a_worker_that_keeps_dying_ends_with_4_and_its_last_lines(home, first):

@@ -34,6 +34,7 @@ USES = {
     "channels last": {"channels_last": True},
     "unfreezing after some epochs": {"freeze": [{"pattern": "network.1.*", "until_epoch": 2}]},
     "adapters": {"adapter": {"kind": "lora"}},
+    "autotune": {"autotune": True},
 }
 """How a job says each of them."""
 

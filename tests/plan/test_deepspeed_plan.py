@@ -228,6 +228,7 @@ def test_what_both_say_alike_is_no_contradiction():
         "gradient_clipping": 1,
         "optimizer": {"type": "AdamW", "params": {"lr": 1e-3, "betas": [0.9, 0.999]}},
         "fp16": {"enabled": False},
+        "zero_optimization": {"stage": 1},
     }
     train, _ = resolve(
         document, batch_size=32, clip={"norm": 1.0}, precision="bf16", optimizer={"kind": "adamw", "no_decay": "auto"}
@@ -278,6 +279,7 @@ WRONG = [
     ({"scheduler": {"type": "WarmupLR", "params": {"warmup_num_steps": "auto"}}}, {}, '"auto" has no value here'),
     ({"scheduler": {"type": "OneCycle", "params": {"cycle_min_lr": "x"}}}, {}, 'cycle_min_lr: "x" is not a number'),
     (None, {"strategy": {"zero_stage": 0, "offload": "cpu"}}, "needs ZeRO stage 1, 2 or 3, and the stage is 0"),
+    (None, {"strategy": {"zero_stage": 0}, "precision": "bf16"}, "trains otherwise in bf16"),
     (None, {"clip": {"value": 1.0}}, "train.clip.value: DeepSpeed clips by norm alone"),
     (None, {"l1": 0.1}, "train.l1: DeepSpeed takes no L1 penalty"),
     (None, {"strategy": {"zero_stage": 0}, "on_nonfinite": "skip"}, "train.on_nonfinite"),

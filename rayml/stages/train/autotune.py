@@ -59,7 +59,7 @@ class Comparison:
 
 
 def tuned(config: LoopConfig, seat: Seat, emit: Emit) -> LoopConfig:
-    """The configuration with the knobs that are faster here; as it is where the job does not ask. Every rank calls it."""
+    """The configuration with the knobs that are faster here. Every rank calls it, also where the job does not ask."""
     if config.train["autotune"] is None:
         return config
     path = Path(config.checkpoints).parent / FILE
@@ -141,45 +141,43 @@ def has_room(seat: Seat) -> bool:
 
 
 def compare(present: Trial, candidate: Trial, steps: int) -> Comparison:
-    """Time `steps` steps of each, in turns A B B A; of each step the slowest rank's time counts."""
+    """Time `steps` steps of each, in turns A B B A. Ends sooner where the candidate is slower beyond doubt."""
     sides = (present, candidate)
     seconds: tuple[list[float], list[float]] = ([], [])
-    finite = torch.ones((), device=candidate.device)
+    gains: list[float] = []
+    finite = True
     for side in sides:
-        run_steps(side, WARM_UP)
+        take_turn(side, WARM_UP)
     for turn in range(-(-steps // TURN)):
         for place in (0, 1) if turn % 2 == 0 else (1, 0):
-            run_steps(sides[place], 1)
-            taken, losses = run_steps(sides[place], TURN)
+            take_turn(sides[place], 1)
+            taken, losses_are_finite = take_turn(sides[place], TURN)
             seconds[place].extend(taken)
-            if place == 1:
-                finite *= torch.isfinite(losses)
-    slowest = torch.tensor([*seconds, [1 - finite.item()] * len(seconds[0])], dtype=torch.float64, device=candidate.device)
-    if dist.is_initialized():
-        dist.all_reduce(slowest, dist.ReduceOp.MAX)
-    before, after, bad = slowest.tolist()
-    gains = [first / second for first, second in zip(before, after, strict=True)]
-    return Comparison(
-        before_ms=1000 * statistics.median(before),
-        after_ms=1000 * statistics.median(after),
-        gain=statistics.median(gains),
-        interval=interval(gains),
-        finite=not bad[0],
-    )
+            finite &= losses_are_finite
+        gains = [before / after for before, after in zip(*seconds, strict=True)]
+        if interval(gains)[1] < 1:
+            break
+    before, after = (statistics.median(each) for each in seconds)
+    return Comparison(1000 * before, 1000 * after, statistics.median(gains), interval(gains), finite)
 
 
-def run_steps(trial: Trial, steps: int) -> tuple[list[float], torch.Tensor]:
-    """Seconds of each step on this rank, and the sum of their losses."""
+def take_turn(trial: Trial, steps: int) -> tuple[list[float], bool]:
+    """Seconds of each step of the slowest rank, and whether all losses were numbers."""
     torch.set_num_threads(trial.config.threads)
     taken = [trial.timed_step() for _ in range(steps)]
-    return [seconds for seconds, _ in taken], torch.stack([loss for _, loss in taken]).sum()
+    bad = not math.isfinite(torch.stack([loss for _, loss in taken]).sum().item())
+    slowest = torch.tensor([*(seconds for seconds, _ in taken), bad], dtype=torch.float64, device=trial.device)
+    if dist.is_initialized():
+        dist.all_reduce(slowest, dist.ReduceOp.MAX)
+    *seconds, bad_anywhere = slowest.tolist()
+    return seconds, not bad_anywhere
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
     """Where the median lies with 95 %: two of the values themselves, by the binomial distribution of the signs."""
     ordered, count = sorted(values), len(values)
     below, first = 0.0, 0
-    while (below := below + math.comb(count, first) / 2**count) <= 0.025:  # noqa: PLR2004
+    while (below := below + math.comb(count, first) / 2**count) <= 0.025:
         first += 1
     first = max(0, first - 1)
     return ordered[first], ordered[count - 1 - first]

@@ -82,7 +82,9 @@ def estimate(train: dict[str, Any], schema: Schema, code: str | None, device: st
     try:
         with company(train["workers"]):
             seats = [Seat(rank, train["workers"], torch.device(device)) for rank in different_ranks(train["strategy"])]
-            return max((rehearse({**train, **WITHOUT}, schema, code, seat) for seat in seats), key=lambda each: each.total)
+            return max(
+                (rehearse({**train, **WITHOUT}, schema, code, seat) for seat in seats), key=lambda each: each.total
+            )
     except StageError:
         raise
     except Exception as error:

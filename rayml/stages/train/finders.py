@@ -16,13 +16,15 @@ import torch.distributed as dist
 from rayml.stages.train.collective import sum_over_ranks
 from rayml.stages.train.memory import peak_resident
 from rayml.stages.train.progress import Emit
+from rayml.stages.train.room import memory_budget
 from rayml.stages.train.state import LoopConfig
 from rayml.stages.train.strategies.base import Seat
 from rayml.stages.train.trial import Trial, synchronize
 
 SMOOTHING = 0.9
 DIVERGED = 4.0
-"""Times the least smoothed loss, at which a ramp ends."""
+"""Times the least smoothed loss, at which a ramp ends where that is also more than it began with."""
+REACHED = "the last learning rate was reached"
 WARM_UP = 2
 STEP_LIMIT_S = 20.0
 """No more rows are tried once a step takes as long."""
@@ -41,12 +43,12 @@ def find(config: LoopConfig, finder: dict[str, Any], seat: Seat, emit: Emit) -> 
 def lr_range(trial: Trial, finder: dict[str, Any], emit: Emit) -> dict[str, Any]:
     """Train with a learning rate that grows from `from` to `to` by the same factor at each step (arXiv 1506.01186).
 
-    Ends before `to` where the loss is no longer a number or DIVERGED times the least one.
+    Ends before `to` where the loss is no longer a number or has grown too much.
     """
     steps, first, last = finder["steps"], finder["from"], finder["to"]
     base, rows = trial.config.train["optimizer"]["lr"], trial.config.train["batch_size"]
     points: list[dict[str, float]] = []
-    mean, least, ended = 0.0, math.inf, "reached the last learning rate"
+    mean, least, ended = 0.0, math.inf, REACHED
     for step in range(steps):
         lr = first * (last / first) ** (step / (steps - 1))
         trial.training.strategy.set_lr(lr / base)
@@ -63,17 +65,18 @@ def lr_range(trial: Trial, finder: dict[str, Any], emit: Emit) -> dict[str, Any]
         points.append({"lr": lr, "loss": loss_mean, "smooth": smooth})
         emit("progress", step_index=step + 1, steps=steps, lr=lr, loss=smooth)
         least = min(least, smooth)
-        if smooth > DIVERGED * least:
-            ended = f"the loss is {DIVERGED:g} times its least"
+        if smooth > max(DIVERGED * least, points[0]["smooth"]):
+            ended = f"the loss rose to {smooth:.3g}"
             break
-    return {"points": points, "ended": ended, "batch_size": rows}
+    return {"points": points, "ended": ended, "diverged": ended != REACHED, "batch_size": rows}
 
 
 def batch_range(trial: Trial, finder: dict[str, Any], emit: Emit) -> dict[str, Any]:
     """Time steps with micro-batches of 1, 2, 4, ... rows on every rank, until memory, rows or gain end."""
-    size, start = trial.training.strategy.data_size, resident(trial.device)
-    limit = slowest(-finder["memory_share"] * room(trial.device), trial.device)
-    budget = -limit / (size if trial.device.type == "cpu" else 1)
+    size, parts = trial.training.strategy.data_size, trial.training.recipe.accumulation
+    start, most = resident(trial.device), len(trial.training.train_set) // (size * parts)
+    budget = -largest(-memory_budget(finder["memory_share"], trial.device), trial.device)
+    trial.training.strategy.set_lr(0.0)
     table: list[dict[str, float]] = []
     rows, ended, without_gain = trial.training.fewest_rows, "", 0
     while not ended:
@@ -81,28 +84,22 @@ def batch_range(trial: Trial, finder: dict[str, Any], emit: Emit) -> dict[str, A
         if seconds is None:
             ended = f"{rows:,} rows do not fit into the GPU's memory"
             break
-        used = slowest(max(0, resident(trial.device) - start), trial.device)
+        used = largest(max(0, resident(trial.device) - start), trial.device)
         best = max((row["samples_per_s"] for row in table), default=0.0)
-        speed = rows * size / seconds
+        speed = rows * size * parts / seconds
         table.append({"rows": rows, "samples_per_s": speed, "step_ms": 1000 * seconds, "memory": used})
         emit("progress", **table[-1])
         without_gain = 0 if speed > LEAST_GAIN * best else without_gain + 1
         rows *= 2
-        ended = reason_to_end(rows, seconds, 2 * used, budget, without_gain, len(trial.training.train_set) // size)
-    train = trial.config.train
-    return {
-        "table": table,
-        "ended": ended,
-        "data": size,
-        "batch_size": train["batch_size"],
-        "accumulation": train["accumulation"],
-    }
+        ended = reason_to_end(rows, seconds, 2 * used, budget, without_gain, most)
+    batch_size = trial.config.train["batch_size"]
+    return {"table": table, "ended": ended, "data": size, "batch_size": batch_size, "accumulation": parts}
 
 
 def reason_to_end(rows: int, seconds: float, memory: float, budget: float, without_gain: int, most: int) -> str:
     """Why so many rows are not tried any more; empty where they are."""
     if rows > most:
-        return f"the training split has {most:,} rows for a worker"
+        return f"the training split has {most:,} rows for a micro-batch of each worker"
     if memory > budget:
         return f"{rows:,} rows would take about {memory / 2**20:,.0f} MiB, and a worker may take {budget / 2**20:,.0f}"
     if without_gain >= PATIENCE:
@@ -126,15 +123,15 @@ def time_rows(trial: Trial, rows: int, steps: int) -> float | None:
         seconds = (time.perf_counter() - started) / steps
     except torch.OutOfMemoryError:
         fits = 0
-    if slowest(1 - fits, trial.device):
+    if largest(1 - fits, trial.device):
         del batch
         gc.collect()
         torch.cuda.empty_cache()
         return None
-    return slowest(seconds, trial.device)
+    return largest(seconds, trial.device)
 
 
-def slowest(value: float, device: torch.device) -> float:
+def largest(value: float, device: torch.device) -> float:
     """The largest of the ranks' values."""
     shared = torch.tensor(value, dtype=torch.float64, device=device)
     if dist.is_initialized():
@@ -145,10 +142,3 @@ def slowest(value: float, device: torch.device) -> float:
 def resident(device: torch.device) -> int:
     """The most bytes that this process has held on the device."""
     return torch.cuda.max_memory_reserved(device) if device.type == "cuda" else peak_resident()
-
-
-def room(device: torch.device) -> int:
-    """Bytes that are free on the device."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return available_memory()

@@ -40,9 +40,9 @@ def candidates(knob: str, config: LoopConfig, scene: Scene) -> list[Any]:
 
 
 def threads(config: LoopConfig, scene: Scene) -> list[int]:
-    """One, half and double; never more than the machine has."""
-    most = 0 if scene.gpu else scene.cpus
-    return sorted({each for each in (1, config.threads // 2, config.threads * 2) if 0 < each <= most})
+    """One, half, and all that the workers can have; more threads than CPUs wait for each other in turns."""
+    most = 0 if scene.gpu else scene.cpus // scene.world_size
+    return sorted({each for each in (1, config.threads // 2, most) if 0 < each <= most})
 
 
 def transport(config: LoopConfig, scene: Scene) -> list[str]:
@@ -59,7 +59,8 @@ def bucket_mb(config: LoopConfig, scene: Scene) -> list[float]:
 
 
 def channels_last(config: LoopConfig, scene: Scene) -> list[bool]:
-    return [True] if scene.convolutions else []
+    # torch 2.14: "FSDP does not support non-contiguous parameters yet".
+    return [True] if scene.convolutions and config.train["strategy"]["kind"] != "fsdp" else []
 
 
 def precision(config: LoopConfig, scene: Scene) -> list[str]:

@@ -19,4 +19,4 @@ def blocks(model: nn.Module, names: Iterable[str]) -> list[nn.Module]:
 def compute_twice(model: nn.Module, names: Iterable[str]) -> None:
     """Keep no activations inside these blocks; the backward pass computes them again (arXiv 1604.06174)."""
     for module in blocks(model, names):
-        module.forward = partial(checkpoint, module.forward, use_reentrant=False)  # type: ignore[method-assign]
+        module.forward = partial(checkpoint, module.forward, use_reentrant=False)

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
+from torch.optim import Optimizer
 
 from rayml.errors import StageError
 from rayml.ml.models import Classifier
 from rayml.ml.networks import sequential_parts
+from rayml.stages.train.rehearsal_deepspeed import RehearsedDeepSpeed
 from rayml.stages.train.strategies import cuts
 from rayml.stages.train.strategies.base import MicroBatch, Seat
 from rayml.stages.train.strategies.eager import Eager
@@ -134,12 +136,21 @@ def leave_names(module: nn.Module) -> None:
             each.register_parameter(name, nn.Parameter(torch.empty_like(parameter, device="meta")))
 
 
+class RehearsedParameterServer(Eager):
+    """A worker: the server has the optimizer's state."""
+
+    def take_step(self, optimizer: Optimizer) -> None:
+        """What comes back takes the place of the weights."""
+
+
 REHEARSED: dict[str, Callable[[dict[str, Any], Seat], Eager]] = {
     "local": Local,
     "ddp": RehearsedDdp,
     "fsdp": rehearsed_fsdp,
     "tensor_parallel": RehearsedTensorParallel,
     "pipeline": RehearsedPipeline,
+    "deepspeed": RehearsedDeepSpeed,
+    "parameter_server": RehearsedParameterServer,
 }
 
 

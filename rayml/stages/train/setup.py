@@ -100,7 +100,7 @@ def make_model(config: LoopConfig, schema: Schema, emit: Emit) -> Classifier:
     if train["activation_checkpointing"]:
         compute_twice(model, train["blocks"])
     if train["compile"]:
-        model.compile()  # type: ignore[no-untyped-call]
+        model.compile()
     return model
 
 
@@ -127,7 +127,7 @@ def build_recipe(train: dict[str, Any], schema: Schema, counts: list[int], code:
 
 def use_channels_last(model: Classifier) -> None:
     """Let convolutions read `[batch, height, width, channels]`, which is faster on most processors and GPUs."""
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(memory_format=torch.channels_last)
     model.preprocess.memory_format = torch.channels_last
 
 

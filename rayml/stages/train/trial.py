@@ -77,7 +77,7 @@ class Trial:
         return MicroBatch(
             features=torch.from_numpy(features).to(self.device),
             labels=torch.from_numpy(labels).to(self.device),
-            weight=1 / (rows * self.training.strategy.data_size),
+            weight=1 / (rows * self.training.strategy.data_size * self.training.recipe.accumulation),
         )
 
 

@@ -28,6 +28,7 @@ MODELS = {
     "resnet18": {"kind": "torchvision", "name": "resnet18"},
 }
 STEPS = 3
+BUCKET_ELEMENTS = 16_000_000
 
 
 def resolved(model: str, strategy: dict[str, Any], **changes: Any) -> dict[str, Any]:
@@ -42,7 +43,11 @@ def resolved(model: str, strategy: dict[str, Any], **changes: Any) -> dict[str, 
             "train": {"workers": workers, "strategy": strategy, "batch_size": 64, **changes},
         }
     )
-    config, _, _ = resolve_train(job, ClusterPlan(cpus=2, gpus=0, object_store=0), SimpleNamespace(start=None))
+    facts = SimpleNamespace(start=None, deepspeed=None)
+    config, _, _ = resolve_train(job, ClusterPlan(cpus=2, gpus=0, object_store=0), facts)
+    if strategy["kind"] == "deepspeed":
+        # The default is 2 GB, beside which nothing else would be seen.
+        config["strategy"]["document"]["zero_optimization"]["reduce_bucket_size"] = BUCKET_ELEMENTS
     return config
 
 

@@ -31,7 +31,7 @@ def run_rank(settings: dict[str, Any], rank: int, world_size: int, port: int) ->
     import torch
     import torch.distributed as dist
 
-    from rayml.stages.train import loop
+    from rayml.stages.train.rank import act
     from rayml.stages.train.state import LoopConfig
     from rayml.stages.train.strategies.base import Seat
     from rayml.stages.train.strategies.eager import Eager
@@ -58,7 +58,7 @@ def run_rank(settings: dict[str, Any], rank: int, world_size: int, port: int) ->
             return original(*args, **kwargs)
 
         Eager.step = deadly
-    loop.train(LoopConfig(**settings), Seat(rank, world_size, torch.device("cpu")), emit)
+    act(LoopConfig(**settings), Seat(rank, world_size, torch.device("cpu")), emit)
     if dist.is_initialized():
         dist.destroy_process_group()
 

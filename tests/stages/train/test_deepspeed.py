@@ -86,6 +86,9 @@ EVERY_STAGE = pytest.mark.parametrize(
     [section(zero_stage=0), section(sharded(2, compute_grad_norm=True)), section(sharded(3))],
     ids=["zero 0", "zero 2", "zero 3"],
 )
+LOW_PRECISION = pytest.mark.parametrize(
+    "strategy", [section(sharded(2, compute_grad_norm=True)), section(sharded(3))], ids=["zero 2", "zero 3"]
+)
 
 
 @EVERY_STAGE
@@ -119,7 +122,7 @@ def test_other_optimizers_do_what_they_do_in_one_process(tmp_path, data, strateg
     assert mine["val/loss"] == pytest.approx(theirs["val/loss"], rel=1e-5, abs=1e-5)
 
 
-@EVERY_STAGE
+@LOW_PRECISION
 def test_bf16_keeps_whole_float32_weights_and_goes_on_to_the_same_end(tmp_path, data, strategy):
     document = {**strategy["document"], "bf16": {"enabled": True}}
     strategy, changes = {**strategy, "document": document}, {"model": MLP, "precision": "bf16"}
@@ -128,7 +131,7 @@ def test_bf16_keeps_whole_float32_weights_and_goes_on_to_the_same_end(tmp_path, 
     parts = train_with(data, tmp_path / "parts", strategy, 2, **changes, epochs=2)
     theirs = train_with(data, tmp_path / "theirs", LOCAL, 1, **changes, epochs=2)
     assert history(parts)["val/loss"] == pytest.approx(history(whole)["val/loss"], rel=1e-9)
-    assert history(whole)["train/loss"] == pytest.approx(history(theirs)["train/loss"], rel=0.1)
+    assert history(whole)["train/loss"] == pytest.approx(history(theirs)["train/loss"], rel=1e-3)
     weights = whole.tensors("model")
     assert {str(tensor.dtype) for name, tensor in weights.items() if name.startswith("network")} == {"torch.float32"}
     # Not what bf16 had rounded: the copies that the optimizer steps on.
@@ -136,7 +139,7 @@ def test_bf16_keeps_whole_float32_weights_and_goes_on_to_the_same_end(tmp_path, 
     assert (weight != weight.bfloat16().float()).any()
 
 
-@EVERY_STAGE
+@LOW_PRECISION
 def test_fp16_goes_on_with_the_loss_scale_that_it_had(tmp_path, data, strategy):
     import torch
 
@@ -201,3 +204,13 @@ def test_a_file_as_it_is_trains_as_its_optimizer_and_schedule_say(tmp_path, data
     # A constant rate, the peak of that schedule, ends elsewhere.
     other = train_with(data, tmp_path / "other", LOCAL, 1, **changes, epochs=3)
     assert abs(history(mine)["train/loss"][-1] - history(other)["train/loss"][-1]) > 1e-3
+
+
+def test_weights_of_another_model_are_named_with_both_shapes():
+    import torch
+
+    from rayml.errors import StageError
+    from rayml.stages.train.strategies.deepspeed_state import require_shape
+
+    with pytest.raises(StageError, match=r"'head.bias' has the shape \[1\], and the model's is \[10\]"):
+        require_shape("head.bias", torch.nn.Parameter(torch.zeros(10)), torch.zeros(1))

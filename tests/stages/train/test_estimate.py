@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 
@@ -15,9 +16,13 @@ STRATEGIES = {
     "local": {"kind": "local"},
     "ddp": {"kind": "ddp"},
     "fsdp": {"kind": "fsdp"},
+    "pipeline": {"kind": "pipeline"},
+    "tensor": {"kind": "tensor_parallel"},
+    **{f"zero{stage}": {"kind": "deepspeed", "zero_stage": stage} for stage in range(4)},
 }
-PAIRS = [(model, strategy) for model in MODELS for strategy in STRATEGIES]
-QUICK = [("mlp", "ddp"), ("small_cnn", "local"), ("resnet18", "ddp"), ("mlp", "fsdp")]
+WITHOUT_LINEAR_PAIRS = {("small_cnn", "tensor"), ("resnet18", "tensor")}
+PAIRS = [pair for pair in itertools.product(MODELS, STRATEGIES) if pair not in WITHOUT_LINEAR_PAIRS]
+QUICK = [("mlp", "ddp"), ("small_cnn", "local"), ("resnet18", "ddp"), ("mlp", "fsdp"), ("mlp", "tensor")]
 RECIPES = {
     "bf16": {"precision": "bf16"},
     "accumulation": {"accumulation": 4},
@@ -41,7 +46,10 @@ def test_an_estimate_is_what_a_rank_takes(tmp_path, model, strategy):
 @pytest.mark.soak
 @pytest.mark.parametrize(("model", "strategy"), [pair for pair in PAIRS if pair not in QUICK])
 def test_an_estimate_is_what_a_rank_takes_for_every_pair(tmp_path, model, strategy):
-    compare(resolved(model, STRATEGIES[strategy]), tmp_path)
+    if strategy.startswith("zero"):
+        pytest.importorskip("deepspeed")
+    accumulation = 4 if strategy == "pipeline" else 1
+    compare(resolved(model, STRATEGIES[strategy], accumulation=accumulation), tmp_path)
 
 
 @pytest.mark.soak
@@ -73,6 +81,25 @@ def test_what_saves_memory_is_seen_to_save_it(changes, part):
     after = estimate(resolved("transformer", strategy, **changes), SCHEMA, None)
     assert after.parts[part] < 0.7 * before.parts[part]
     assert after.total < before.total
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_no_strategy_is_without_an_estimate(strategy):
+    found = estimate(resolved("mlp", STRATEGIES[strategy]), SCHEMA, None)
+    assert found.total > 40e6
+    assert min(found.parts.values()) > 0
+
+
+def test_the_worst_stage_of_a_pipeline_is_told():
+    """The first holds the wide layer, and activations of two micro-batches."""
+    parts = estimate(resolved("mlp", STRATEGIES["pipeline"], accumulation=2), SCHEMA, None).parts
+    assert parts["weights"] > 4 * 12288 * 1000
+
+
+def test_what_lies_on_the_device_already_is_taken_as_it_is():
+    weights = {"kind": "cross_entropy", "class_weights": {"Föhre": 2.0}}
+    plain = estimate(resolved("mlp", {"kind": "local"}), SCHEMA, None)
+    assert estimate(resolved("mlp", {"kind": "local"}, loss=weights), SCHEMA, None).total == pytest.approx(plain.total)
 
 
 def test_averaged_weights_take_as_much_as_the_weights():

@@ -37,14 +37,12 @@ class TestMlp(StrategyContract):
 class TestCnn(StrategyContract):
     strategy = section(schedule="gpipe")
     model = CNN
-    recipes = ("plain", "clip by norm, accumulation", "l1")
 
 
 class TestTwoCopies(StrategyContract):
     strategy = section(stages=2, data=2)
     model = MLP
     world_size = 4
-    recipes = ("plain", "clip by norm, accumulation", "clip by value")
 
 
 @pytest.mark.parametrize(

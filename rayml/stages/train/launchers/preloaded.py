@@ -1,4 +1,9 @@
-"""Imported by the process that ranks are forked from: what every rank needs, and nothing that starts a thread."""
+"""Imported by the process that ranks are forked from: what every rank needs, and no thread that a fork could harm.
+
+(numpy's OpenBLAS and pyarrow's jemalloc have one each; both make a fork safe by handlers of their own.)
+"""
+
+import torch._dynamo  # DistributedDataParallel imports it, which takes a second
 
 import rayml.stages.train.rank
 import rayml.stages.train.strategies.ddp  # noqa: F401

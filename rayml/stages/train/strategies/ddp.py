@@ -41,7 +41,7 @@ class Ddp(Eager):
             forward_sync_buffers=has_running_statistics(model),
         )
         if self.config["compress"] != "none":
-            parallel.register_comm_hook(None, COMPRESSION[self.config["compress"]])  # type: ignore[no-untyped-call]
+            parallel.register_comm_hook(None, COMPRESSION[self.config["compress"]])
         return parallel
 
     def share_memory(self, model: Classifier) -> nn.Module:

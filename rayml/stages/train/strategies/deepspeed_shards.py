@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from rayml.stages.train.strategies.deepspeed_state import Layout
+from rayml.stages.train.strategies.deepspeed_state import Layout, require_shape
 
 
 def layout_of(stage: int, engine: Any, trained: dict[str, nn.Parameter]) -> Layout:
@@ -53,6 +53,7 @@ class Sharded(Layout):
             if value.ndim == 0:
                 state[slot] = value.detach().to(flat.device if self.fused(name) else "cpu", copy=True)
                 continue
+            require_shape(key, self.trained[name], value)
             if slot not in state:
                 state[slot] = torch.zeros_like(flat, requires_grad=False)
             self.write(name, slot, value)
@@ -67,7 +68,8 @@ class Flat(Sharded):
 
     def __init__(self, engine: Any, trained: dict[str, nn.Parameter]) -> None:
         super().__init__(engine, trained)
-        self.flats = {name: group["params"][0] for group in self.inner.param_groups for name in group["names"]}
+        groups: list[dict[str, Any]] = self.inner.param_groups
+        self.flats: dict[str, Tensor] = {name: group["params"][0] for group in groups for name in group["names"]}
 
     def flat(self, name: str) -> Tensor:
         return self.flats[name]

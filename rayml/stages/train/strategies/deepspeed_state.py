@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from rayml.errors import StageError
@@ -36,7 +35,7 @@ def steps_taken(slots: Mapping[str, Tensor]) -> dict[str, float]:
 
 
 class Layout:
-    """Stage 0: every rank holds everything; under bf16 and fp16 the optimizer has float32 copies.
+    """Stage 0: every rank holds everything, in float32.
 
     Every rank calls the same methods in the same order. Loaded tensors are whole, on the CPU, and the same everywhere.
     """
@@ -74,6 +73,7 @@ class Layout:
         if odd := sorted(own ^ weights.keys()):
             raise StageError(f"the weights are of another model: {odd[0]!r} is not in both", where="train")
         for name, parameter in parameters.items():
+            require_shape(name, parameter, weights[name])
             self.write_weight(name, parameter, weights[name])
         for name, buffer in model.named_buffers():
             if name in weights:
@@ -83,18 +83,22 @@ class Layout:
         """Put in what is there of the trained parameters. StageError where a shape is another."""
         load_named_state(self.inner, of_trained(dict(slots), self.inner))
 
-    def copies(self) -> Iterator[tuple[str, Tensor]]:
-        """Name and float32 copy of each trained parameter."""
-        for group in self.inner.param_groups:
-            yield from zip(group["names"], group["params"], strict=True)
-
     def read_weight(self, name: str, parameter: nn.Parameter) -> Tensor:
-        return parameter if parameter.dtype == torch.float32 else dict(self.copies())[name]
+        return parameter
 
     def read_frozen(self, parameter: nn.Parameter) -> Tensor:
         return parameter
 
     def write_weight(self, name: str, parameter: nn.Parameter, value: Tensor) -> None:
         parameter.data.copy_(value)
-        if name in self.trained and parameter.dtype != torch.float32:
-            dict(self.copies())[name].data.copy_(value)
+
+
+def require_shape(key: str, parameter: nn.Parameter, value: Tensor) -> None:
+    """StageError where a loaded tensor is not of the parameter's shape, which stage 3 keeps beside its part."""
+    shape = list(getattr(parameter, "ds_shape", parameter.shape))
+    if list(value.shape) != shape:
+        raise StageError(
+            f"{key!r} has the shape {list(value.shape)}, and the model's is {shape}",
+            where="train",
+            hint="it belongs to another model",
+        )

@@ -42,9 +42,9 @@ class ParameterServer(Eager):
         if self.seat.rank == 0:
             trained = [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
             weights = {name: parameter.detach().cpu().numpy() for name, parameter in self.model.named_parameters()}
+            actor: Any = ray.remote(num_cpus=0)(Server)
             self.owned = (
-                ray.remote(num_cpus=0)(Server)
-                .options(name=name)
+                actor.options(name=name)
                 .remote(self.recipe, weights, trained, self.seat.world_size, self.config["staleness"])
             )
             ray.get(self.owned.pull.remote())
