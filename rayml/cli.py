@@ -172,11 +172,11 @@ def tune(
     from rayml.plan.build import cut_after
     from rayml.plan.show import forecast
     from rayml.run.finder_show import show_batch_range, show_lr_range
-    from rayml.run.finders import find, finder_settings, refuse_sweep, require_train
+    from rayml.run.finders import find, finder_settings, refuse_command, require_train
     from rayml.run.launch import launch
 
     if lr_range == batch_range:
-        raise refuse_sweep()
+        raise refuse_command(lr_range, batch_range)
     settings = finder_settings("lr_range" if lr_range else "batch_range", first, last, steps)
     resolved, store, previous = resolve(job, overrides, cluster, home)
     require_train(resolved)

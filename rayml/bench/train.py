@@ -31,8 +31,14 @@ ALIKE_LOSS = 0.05
 """How far losses may be apart after the same rows with other orders of sums, or in bf16."""
 RANKS = 2
 
-
+BY_HAND = {
+    "ddp": "rayml.bench.torchrun_ddp",
+    "fsdp": "rayml.bench.torchrun_ddp",
+    "deepspeed": "rayml.bench.deepspeed_by_hand",
+}
+"""Kind of strategy to the alternative's module."""
 SMALL_CNN = {"kind": "small_cnn", "width": 32, "dropout": 0.0}
+MLP = {"kind": "mlp", "hidden": [256, 128], "dropout": 0.0}
 RESNET = {"kind": "torchvision", "name": "resnet18", "norm": "batch", "small_images": False, "resize": None}
 
 
@@ -46,7 +52,7 @@ class Load:
     epochs_per_lap: int = 1
     launcher: str = "processes"
     model: dict[str, Any] = field(default_factory=lambda: SMALL_CNN)
-    strategy: str = "ddp"
+    strategy: dict[str, Any] = field(default_factory=lambda: {"kind": "ddp"})
     blocks: tuple[str, ...] = ()
     side: int = 8
     """Height and width of the images."""
@@ -68,10 +74,18 @@ LOADS = {
             rows=256,
             pairs=10,
             model=RESNET,
-            strategy="fsdp",
+            strategy={"kind": "fsdp"},
             blocks=("BasicBlock",),
             side=64,
             batch_size=32,
+            goal=0.98,
+        ),
+        Load(
+            "deepspeed zero2 mlp",
+            rows=12_800,
+            pairs=10,
+            model=MLP,
+            strategy={"kind": "deepspeed", "zero_stage": 2},
             goal=0.98,
         ),
         Load("autotuned small cnn", rows=40_000, pairs=20, autotune=True, goal=1.1),
@@ -98,7 +112,7 @@ def measure(load: Load, folder: Path, say: Callable[[str], None]) -> Row:
         rows=load.rows,
         batch_size=load.batch_size,
         model=load.model,
-        strategy={"kind": load.strategy},
+        strategy=load.strategy,
         blocks=load.blocks,
         ranks=RANKS,
         launcher=load.launcher,
@@ -189,7 +203,7 @@ def best_torchrun(settings: TrainSettings, folder: Path, say: Callable[[str], No
         candidates = []
         for workers in LOADER_WORKERS:
             changes = {"folder": folder / f"torchrun-{workers}", "loader_workers": workers}
-            side = player("torchrun", settings.model_copy(update=changes), "rayml.bench.torchrun_ddp")
+            side = player("torchrun", settings.model_copy(update=changes), BY_HAND[settings.strategy["kind"]])
             candidates.append(stack.enter_context(side))
             side.lap()
         rounds = [[candidate.lap().value for candidate in candidates] for _ in range(CHOICE_LAPS)]

@@ -104,8 +104,11 @@ def require_train(plan: Plan) -> None:
         raise PlanError("this job trains nothing", where="train", hint="`rayml tune` needs a train section")
 
 
-def refuse_sweep() -> RaymlError:
-    """What to say where neither range is asked for."""
+def refuse_command(lr_range: bool, batch_range: bool) -> RaymlError:
+    """What to say where not exactly one range is asked for."""
+    if lr_range and batch_range:
+        what = "--lr-range and --batch-range at once"
+        return PlanError(what, where="rayml tune", hint="one at a time: the batch first, then the rate for it")
     return PlanError(
         "sweeps over the job's keys are not there yet",
         where="rayml tune",

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from rayml.errors import PlanError
+from rayml.plan.combine import check_combination
 from rayml.stages.train.state import LoopConfig
 
 MB = 2**20
@@ -35,8 +37,18 @@ class Scene:
 
 
 def candidates(knob: str, config: LoopConfig, scene: Scene) -> list[Any]:
-    """Values of a knob that could be faster than the present one."""
-    return [value for value in KNOBS[knob](config, scene) if value != present(config, knob)]
+    """Values of a knob that could be faster than the present one, and that a plan would take."""
+    others = [value for value in KNOBS[knob](config, scene) if value != present(config, knob)]
+    return [value for value in others if goes_together(turned(config, knob, value).train)]
+
+
+def goes_together(train: dict[str, Any]) -> bool:
+    """Whether a plan would take a job with these settings."""
+    try:
+        check_combination(train)
+    except PlanError:
+        return False
+    return True
 
 
 def threads(config: LoopConfig, scene: Scene) -> list[int]:
@@ -59,8 +71,7 @@ def bucket_mb(config: LoopConfig, scene: Scene) -> list[float]:
 
 
 def channels_last(config: LoopConfig, scene: Scene) -> list[bool]:
-    # torch 2.14: "FSDP does not support non-contiguous parameters yet".
-    return [True] if scene.convolutions and config.train["strategy"]["kind"] != "fsdp" else []
+    return [True] if scene.convolutions else []
 
 
 def precision(config: LoopConfig, scene: Scene) -> list[str]:

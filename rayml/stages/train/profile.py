@@ -164,7 +164,7 @@ class Watcher:
 
     def can_trace(self) -> bool:
         """Whether the trace ends before the epoch does, so that no validation comes into it; no matter if none can."""
-        needed = WARM_UP + self.settings["steps"]
+        needed: int = WARM_UP + self.settings["steps"]
         return self.steps_per_epoch - self.step_of_epoch >= needed or self.steps_per_epoch <= needed
 
     def start_trace(self) -> None:
@@ -202,8 +202,8 @@ class Watcher:
             self.tell()
         elif self.seen is None and fields["epoch"] == fields["epochs"]:
             needed = self.settings["wait"] + 2 * self.settings["steps"] + WARM_UP
-            text = f"no profile: it needs at least {needed} steps, and this training had {self.steps}; lower train.profile.steps"
-            self._emit("note", text=text)
+            had = f"it needs at least {needed} steps, and this training had {self.steps}"
+            self._emit("note", text=f"no profile: {had}; lower train.profile.steps")
 
     def tell(self) -> None:
         """Put together what all ranks saw; the first one tells it."""

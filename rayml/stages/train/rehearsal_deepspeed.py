@@ -1,8 +1,8 @@
 """What DeepSpeed 0.19 keeps and copies in each stage of ZeRO, for the rehearsal: its own code needs values.
 
-Read from its allocations: stages 1 and 2 lay the weights and each rank's float32 copy flat, gather gradients in a bucket
-of fixed size, and copy all of them once more at the end of the backward pass; stage 3 has parts of everything, and whole
-weights of the module that computes.
+Read from its allocations: stages 1 and 2 lay the weights and each rank's float32 copy flat, gather gradients in a
+bucket of fixed size, and copy all of them once more at the end of the backward pass; stage 3 has parts of everything,
+and whole weights from the forward pass of their module to its backward pass.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class RehearsedDeepSpeed(Eager):
             return
         release(own)
         if made.requires_grad:
-            made.register_hook(lambda _: gather(own))
+            made.register_hook(lambda _: gather(own))  # type: ignore[no-untyped-call]
 
     def bucket(self) -> Tensor:
         return torch.empty(self.buckets * self.bucket_elements, dtype=self.dtype, device=self.seat.device)

@@ -1,4 +1,4 @@
-"""The autotuner: what it tries, how it decides, and a training that is the one of a job that names the choice itself."""
+"""The autotuner: what it tries, how it decides, and a training that is that of a job which names the choice itself."""
 
 from __future__ import annotations
 

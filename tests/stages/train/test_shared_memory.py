@@ -57,7 +57,9 @@ def add_up(rank, world_size, meeting, out):
 
 
 def test_every_one_of_three_ranks_has_every_sum(tmp_path):
-    ranks = [PROCESSES.Process(target=add_up, args=(rank, 3, str(tmp_path / "meet"), str(tmp_path))) for rank in range(3)]
+    ranks = [
+        PROCESSES.Process(target=add_up, args=(rank, 3, str(tmp_path / "meet"), str(tmp_path))) for rank in range(3)
+    ]
     for process in ranks:
         process.start()
     for process in ranks:
