@@ -13,3 +13,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 @pytest.fixture(autouse=True)
 def own_home(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("RAYML_HOME", str(tmp_path_factory.getbasetemp() / "home"))
+
+
+def pytest_generate_tests(metafunc):
+    """A test for each recipe that a strategy's contract class names."""
+    if "recipe" in metafunc.fixturenames and metafunc.cls is not None:
+        metafunc.parametrize("recipe", metafunc.cls.recipes)

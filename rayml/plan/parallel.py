@@ -23,22 +23,18 @@ WHOLE_TRANSFORMER_PARTS = 3
 
 
 def resolve_parallel(config: dict[str, Any]) -> dict[str, Any]:
-    """The strategy section of a train step without an `auto`. PlanError where the model or another key does not fit it.
+    """The strategy section of a train step without an `auto`. PlanError where the model does not fit it.
 
     Args:
         config: the step's configuration, with degrees that are numbers.
     """
     strategy, model = config["strategy"], config["model"]
     if strategy["kind"] == "tensor_parallel":
-        check_company(config)
-        check_optimizer(strategy["kind"], config["optimizer"]["kind"])
         if strategy["layers"] == "auto":
             strategy = {**strategy, "layers": auto_layers(model)}
             check_widths(strategy["tensor"], model)
     if strategy["kind"] == "pipeline":
-        check_company(config)
         check_parts(strategy["stages"], model)
-        check_average(config)
     return strategy  # type: ignore[no-any-return]
 
 
@@ -78,27 +74,6 @@ def check_widths(tensor: int, model: dict[str, Any]) -> None:
             )
 
 
-def check_company(config: dict[str, Any]) -> None:
-    """PlanError where another key is set that takes the model whole."""
-    for key in ("adapter", "compile"):
-        if config[key]:
-            raise PlanError(
-                f"{config['strategy']['kind']} cuts the model into parts, and {key} takes it whole",
-                where=f"train.{key}",
-                hint="leave it out, or write strategy: {kind: fsdp}",
-            )
-
-
-def check_optimizer(kind: str, optimizer: str) -> None:
-    """PlanError for the optimizers that look at whole rows and columns."""
-    if optimizer in ("adafactor", "muon"):
-        raise PlanError(
-            f"{optimizer} needs whole matrices, and {kind} holds parts of them",
-            where="train.optimizer",
-            hint="write optimizer: {kind: adamw}",
-        )
-
-
 def check_parts(stages: int, model: dict[str, Any]) -> None:
     """PlanError where there are more stages than parts with weights, or the order of the parts is not known."""
     if model["kind"] == "torchvision" and not model["name"].startswith(RESNETS):
@@ -117,16 +92,4 @@ def check_parts(stages: int, model: dict[str, Any]) -> None:
             f"{stages} stages, and {model['kind']} has {count(parts, 'part')} with weights",
             where="train.strategy.stages",
             hint=f"write at most {parts} stages, or a deeper model",
-        )
-
-
-def check_average(config: dict[str, Any]) -> None:
-    """PlanError where averaged weights would need statistics of batch norm, which are measured on the whole model."""
-    model, average = config["model"], config["average"]
-    has_batch_norm = model["kind"] == "callable" or model.get("norm") == "batch"
-    if average is not None and average["kind"] == "swa" and has_batch_norm:
-        raise PlanError(
-            "swa measures the statistics of batch norm on the whole model, and a pipeline has it in parts",
-            where="train.average",
-            hint="write average: {kind: ema}, or model: {norm: group} where it is torchvision's",
         )

@@ -38,8 +38,11 @@ def step(model, optimizer):
 
 
 def groups(model, optimizer):
-    slots = {f"{place}.{name}": value for place, held in optimizer.state_dict()["state"].items()
-             for name, value in held.items()}
+    slots = {
+        f"{place}.{name}": value
+        for place, held in optimizer.state_dict()["state"].items()
+        for name, value in held.items()
+    }
     return {"model": model.state_dict(), "optimizer": slots}
 
 

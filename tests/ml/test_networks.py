@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
-
 import pytest
 import torch
+from stages.train.ranks import PROCESSES
 from torch import nn
 
 from rayml.errors import StageError
@@ -22,10 +21,6 @@ SCHEMA = Schema(
 )
 TRANSFORMER = Transformer(kind="transformer", width=16, depth=3, heads=4)
 SMALL_RESNET = TorchvisionModel(kind="torchvision", small_images=True)
-
-# Forked from a process that has imported torch, two ranks cost tenths of a second.
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["torch.distributed.fsdp", "torch.distributed.tensor.parallel", "rayml.ml.networks"])
 
 
 def build(spec) -> Classifier:

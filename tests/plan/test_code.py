@@ -48,7 +48,9 @@ def test_the_digest_covers_what_the_stage_imports(stage):
     imported: set[Path] = set()
     for path in (PACKAGE / "stages" / stage).rglob("*.py"):
         if path.stat().st_size:
-            reachable(".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"), imported)
+            reachable(
+                ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"), imported
+            )
     listed = set()
     for entry in STAGE_CODE[stage]:
         path = PACKAGE / entry

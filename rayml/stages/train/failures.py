@@ -14,7 +14,7 @@ LOST_PEER = re.compile(r"gloo|NCCL|Connection (closed|reset|refused)|Broken pipe
 """How torch.distributed speaks of a rank that went away; the ranks that stay say this."""
 
 
-class Died(Exception):  # noqa: N818 (it is not an error of this process)
+class Died(Exception):
     """A rank's process is gone without a word."""
 
 

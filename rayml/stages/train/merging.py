@@ -17,7 +17,9 @@ ROWS = 32
 """Rows of the validation split for which the answers before and after are compared."""
 
 
-def without_adapter(train: dict[str, Any], weights: dict[str, Tensor], data: Path, code: str | None) -> dict[str, Tensor]:
+def without_adapter(
+    train: dict[str, Any], weights: dict[str, Tensor], data: Path, code: str | None
+) -> dict[str, Tensor]:
     """The weights under their own names, with the adapter merged into them. StageError where the answers change."""
     schema = load_schema(data)
     model = build_model(train["model"], schema, code)

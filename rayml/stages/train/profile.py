@@ -106,7 +106,7 @@ class Watcher:
         config = training.config
         assert config.profile is not None, "without a profile nobody watches"
         self.config, self.settings, self.seat, self._emit = config, config.profile, training.seat, emit
-        self.steps_per_epoch = -(-len(training.train_set) // config.train["batch_size"])
+        self.steps_per_epoch: int = -(-len(training.train_set) // config.train["batch_size"])
         self.steps = self.step_of_epoch = self.traced = 0
         self.seconds = dict.fromkeys(("read", "step", "other", "checkpoint"), 0.0)
         self.checkpoints = 0
@@ -165,7 +165,7 @@ class Watcher:
     def can_trace(self) -> bool:
         """Whether the trace ends before the epoch does, so that no validation comes into it; no matter if none can."""
         needed: int = WARM_UP + self.settings["steps"]
-        return self.steps_per_epoch - self.step_of_epoch >= needed or self.steps_per_epoch <= needed
+        return needed <= self.steps_per_epoch - self.step_of_epoch or self.steps_per_epoch <= needed
 
     def start_trace(self) -> None:
         """Let torch.profiler look on from the next step."""

@@ -7,7 +7,6 @@ and whole weights from the forward pass of their module to its backward pass.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import ceil
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rayml.ml.models import Classifier
-from rayml.stages.train.strategies.base import MicroBatch, Seat
+from rayml.stages.train.strategies.base import Seat
 from rayml.stages.train.strategies.eager import COMPUTED_IN, Eager
 
 REDUCE_BUCKET = 500_000_000
@@ -26,6 +25,9 @@ LIVE_PARAMETERS = 1_000_000_000
 """`stage3_max_live_parameters` where the document does not name it."""
 PREFETCHED = 50_000_000
 """`stage3_prefetch_bucket_size` where the document does not name it."""
+
+Weights = list[tuple[torch.UntypedStorage, int]]
+"""Where they lie, and their bytes."""
 
 
 class RehearsedDeepSpeed(Eager):
@@ -42,6 +44,7 @@ class RehearsedDeepSpeed(Eager):
         self.prefetched = int(zero.get("stage3_prefetch_bucket_size", PREFETCHED))
         self.gathered: Tensor | None = None
         self.held: list[Tensor] = []
+        self.used: Weights = []
 
     def wrap(self, model: Classifier) -> nn.Module:
         dtype = COMPUTED_IN[self.recipe.precision] or torch.float32
@@ -79,14 +82,14 @@ class RehearsedDeepSpeed(Eager):
                 module.register_forward_pre_hook(lambda *_, own=own: self.enter(own))
                 module.register_forward_hook(lambda _, inputs, made, own=own: self.leave(own, made))
 
-    def enter(self, own: list[tuple[torch.UntypedStorage, int]]) -> None:
+    def enter(self, own: Weights) -> None:
         """Before a module's forward pass. The first one fetches, in one piece, what comes next as well."""
         if self.gathered is None:
             elements = min(self.elements, self.prefetched, self.most_live)
-            self.gathered = torch.empty(elements, dtype=self.dtype, device=self.seat.device)
+            self.gathered = self.empty(elements)
         gather(own)
 
-    def leave(self, own: list[tuple[torch.UntypedStorage, int]], made: Tensor) -> None:
+    def leave(self, own: Weights, made: Tensor) -> None:
         """After a module's forward pass; its backward pass begins with the gradient of what it made.
 
         Weights that are used again soon stay: in DeepSpeed's sense all of a model below `stage3_max_live_parameters`.
@@ -98,43 +101,55 @@ class RehearsedDeepSpeed(Eager):
             made.register_hook(lambda _: gather(own))  # type: ignore[no-untyped-call]
 
     def bucket(self) -> Tensor:
-        return torch.empty(self.buckets * self.bucket_elements, dtype=self.dtype, device=self.seat.device)
+        return self.empty(self.buckets * self.bucket_elements)
 
     def hand_over(self, parameter: nn.Parameter) -> None:
-        """A gradient goes into the bucket; one that is larger is sent by itself."""
+        """A gradient goes into the bucket; in stage 3, one that is larger is sent by itself."""
         gradient, parameter.grad = parameter.grad, None
         assert gradient is not None, "autograd has just left it"
         if self.stage < 3:
-            if not self.held:
-                self.held = [self.bucket()]
+            self.held = self.held or [self.bucket()]
             return
         self.gathered = None
         if parameter.numel() > self.bucket_elements:
-            whole = gradient.reshape(-1)[: gradient.numel() // self.seat.world_size * self.seat.world_size]
-            dist.reduce_scatter_single(whole.chunk(self.seat.world_size)[0], whole)
-        release([(parameter.untyped_storage(), 0)])
+            self.send(gradient)
+        release(self.used)
+        self.used = [(parameter.untyped_storage(), parameter.nbytes)]
 
-    def accumulate_gradients(self, batches: Sequence[MicroBatch]) -> Tensor:
-        total = super().accumulate_gradients(batches)
-        device, large = self.seat.device, max(parameter.numel() for parameter in self.trained)
-        copies = (
-            [torch.empty(min(self.elements, REDUCE_BUCKET), dtype=self.dtype, device=device)] if self.stage < 3 else []
-        )
-        if 0 < self.stage < 3 and large > self.bucket_elements:
-            copies.append(torch.empty(large, dtype=self.dtype, device=device))
-        del copies
+    def send(self, gradient: Tensor) -> None:
+        """Scatter a sum over the ranks."""
+        ranks = self.seat.world_size
+        even = gradient.reshape(-1)[: gradient.numel() // ranks * ranks]
+        dist.reduce_scatter_single(even.chunk(ranks)[0], even)
+
+    def share_gradients(self) -> None:
+        self.copy_gradients()
         if self.stage < 3:
             self.held = []
+        else:
+            release(self.used)
         if self.stage or self.dtype != torch.float32:
             self.flat.grad = self.part(torch.float32, self.optimizer_device)
-        return total
+
+    def copy_gradients(self) -> None:
+        """What is copied at the end of the backward pass and given back at once."""
+        sizes = [parameter.numel() for parameter in self.trained]
+        if self.stage == 3:
+            self.send(self.empty(sum(size for size in sizes if size <= self.bucket_elements)))
+            return
+        copies = [self.empty(min(self.elements, REDUCE_BUCKET))]
+        if self.stage and max(sizes) > self.bucket_elements:
+            copies.append(self.empty(max(sizes)))
+
+    def empty(self, elements: int) -> Tensor:
+        return torch.empty(elements, dtype=self.dtype, device=self.seat.device)
 
 
-def gather(own: list[tuple[torch.UntypedStorage, int]]) -> None:
+def gather(own: Weights) -> None:
     for storage, size in own:
         storage.resize_(size)
 
 
-def release(own: list[tuple[torch.UntypedStorage, int]]) -> None:
+def release(own: Weights) -> None:
     for storage, _ in own:
         storage.resize_(0)

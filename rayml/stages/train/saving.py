@@ -47,6 +47,7 @@ def write_checkpoint(writer: CheckpointWriter, training: Training, state: LoopSt
     Where the first rank holds everything it writes beside the training; the others meet it at the next gradient.
     """
     strategy, average, device = training.strategy, training.average, training.seat.device
+    strategy.settle()
     kept = strategy.state()
     if not strategy.sharded and training.seat.rank != 0:
         return

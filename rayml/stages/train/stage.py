@@ -79,9 +79,7 @@ def fetch_start(step: Step, context: Context) -> str | None:
     return str(locate_start(step.config["start"], step.config["model"], Path(context.plan.base)))
 
 
-def collect(
-    step: Step, data: Path, checkpoints: Path, out: Path, code: str | None
-) -> tuple[list[dict[str, Any]], int]:
+def collect(step: Step, data: Path, checkpoints: Path, out: Path, code: str | None) -> tuple[list[dict[str, Any]], int]:
     """Leave the artifact's files; the history, and which epoch was the best."""
     from rayml.ml.checkpoint import MODEL, newest_checkpoint, read_checkpoint, save_weights
     from rayml.stages.train.merging import without_adapter

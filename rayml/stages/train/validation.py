@@ -30,8 +30,11 @@ def validate(training: Training) -> tuple[float, float]:
     with torch.no_grad(), average.applied(model):
         if average.needs_statistics(model):
             refresh_statistics(model, first_rows(training))
-            training.statistics = {name: buffer.detach().clone() for name, buffer in model.state_dict().items()
-                                   if name not in average.tensors()}
+            training.statistics = {
+                name: buffer.detach().clone()
+                for name, buffer in model.state_dict().items()
+                if name not in average.tensors()
+            }
         return measure(training)
 
 

@@ -52,7 +52,7 @@ def resolved(model: str, strategy: dict[str, Any], **changes: Any) -> dict[str, 
 
 
 def measured_peak(train: dict[str, Any], work: Path, timeout: float = 240) -> int:
-    """Bytes of tensor memory of the first rank when it held most, its model's making with it."""
+    """Bytes of tensor memory of the rank that held most when it did, its model's making with it."""
     ears, mouth = PROCESSES.Pipe(duplex=False)
     workers = train["workers"]
     ranks = [PROCESSES.Process(target=take_steps, args=(train, rank, work, mouth)) for rank in range(workers)]
@@ -61,7 +61,7 @@ def measured_peak(train: dict[str, Any], work: Path, timeout: float = 240) -> in
     mouth.close()
     try:
         assert ears.poll(timeout), "no rank has said anything"
-        return ears.recv()
+        return max(ears.recv() for _ in ranks)
     except EOFError:
         raise AssertionError((work / "errors.log").read_text()[-3000:]) from None
     finally:
@@ -98,11 +98,10 @@ def take_steps(train: dict[str, Any], rank: int, work: Path, mouth: Connection) 
                 batch.features.random_(0, 255)
                 batch.labels.zero_()
             strategy.step(batches)
-    if rank == 0:
-        held = peak = 0
-        for event in profiler.profiler.kineto_results.events():
-            if event.name() == "[memory]":
-                held += event.nbytes()
-                peak = max(peak, held)
-        mouth.send(peak)
+    held = peak = 0
+    for event in profiler.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    mouth.send(peak)
     os._exit(0)

@@ -21,7 +21,16 @@ from rayml.spec.job import JobSpec
 
 # One process imports torch; every rank is forked from it, so that a test costs tenths of a second and not seconds.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["rayml.stages.train.launchers.preloaded"])
+PRELOADED = (
+    "rayml.stages.train.launchers.preloaded",
+    "rayml.ml.networks",
+    "torch.distributed.fsdp",
+    "torch.distributed.tensor.parallel",
+    "torch.distributed.pipelining",
+    "deepspeed",
+)
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
+PROCESSES.set_forkserver_preload(list(PRELOADED))
 
 FACTS = Facts(cpus=2, gpus=0, memory=8 * GIB, source="", code={})
 

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import pytest
 from contract.strategy import StrategyContract, history, train_with
-from stages.train.ranks import PROCESSES, make_shards
+from stages.train.ranks import make_shards
 
 from rayml.plan.deepspeed import resolve_deepspeed
 from rayml.spec.train import TrainSpec
 
-# Imported once in the process that the ranks are forked from, on its way to the right accelerator.
-os.environ.setdefault("DS_ACCELERATOR", "cpu")
-PROCESSES.set_forkserver_preload(["rayml.stages.train.launchers.preloaded", "torch._dynamo", "deepspeed"])
-
 MLP = {"kind": "mlp", "hidden": [16, 13], "dropout": 0.0}
 CNN = {"kind": "small_cnn", "width": 8, "dropout": 0.0}
 LOCAL = {"kind": "local"}
-SYNCHRONOUS = ("plain", "accumulation", "clip by norm", "clip by norm, accumulation")
+SYNCHRONOUS = ("plain", "clip by norm, accumulation")
 
 
 def resolved(document: dict[str, Any] | None = None, **strategy: Any) -> tuple[TrainSpec, dict[str, Any]]:
@@ -54,7 +49,7 @@ class TestZero1(StrategyContract):
 
     strategy = section(zero_stage=1)
     model = MLP
-    recipes = ("plain", "accumulation")
+    recipes = ("plain",)
 
 
 class TestZero2(StrategyContract):

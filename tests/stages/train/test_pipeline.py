@@ -37,11 +37,13 @@ class TestMlp(StrategyContract):
 class TestCnn(StrategyContract):
     strategy = section(schedule="gpipe")
     model = CNN
+    recipes = ("clip by norm, accumulation",)
 
 
 class TestTwoCopies(StrategyContract):
     strategy = section(stages=2, data=2)
     model = MLP
+    recipes = ("clip by norm, accumulation",)
     world_size = 4
 
 

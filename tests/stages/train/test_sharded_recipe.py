@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import socket
 from typing import Any
 
 import pytest
+from stages.train.ranks import PROCESSES
 from stages.train.recipe import BASE, gradients, network, section
 
 from rayml.spec.optimizer import NEEDS_WHOLE
-
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["rayml.stages.train.optimizers", "torch.distributed.fsdp"])
 
 
 def on_ranks(world_size: int, check: Any, *arguments: Any) -> list[Any]:

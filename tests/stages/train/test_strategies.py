@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from contract.strategy import StrategyContract
+from contract.strategy import StrategyContract, history, train_with
 from stages.train.ranks import make_shards
 
 MLP = {"kind": "mlp", "hidden": [16, 12], "dropout": 0.0}
@@ -28,3 +28,11 @@ class TestDdpInSharedMemory(StrategyContract):
 class TestFsdp(StrategyContract):
     strategy = {"kind": "fsdp", "replicate": 1, "shard": "auto", "reduce": "fp32", "reshard": True, "offload": False}
     model = MLP
+
+
+def test_two_workers_that_accumulate_4_are_one_that_accumulates_8(tmp_path, data):
+    changes = {"model": CNN, "batch_size": 16}
+    two = train_with(data, tmp_path / "two", TestDdp.strategy, 2, accumulation=4, **changes)
+    one = train_with(data, tmp_path / "one", {"kind": "local"}, 1, accumulation=8, **changes)
+    for name, values in history(one).items():
+        assert history(two)[name] == pytest.approx(values, rel=1e-5, abs=1e-5), name

@@ -40,6 +40,7 @@ class TestTransformer(StrategyContract):
 class TestTwoCopies(StrategyContract):
     strategy = section(MLP, tensor=2, data=2)
     model = MLP
+    recipes = ("clip by norm, accumulation",)
     world_size = 4
 
 

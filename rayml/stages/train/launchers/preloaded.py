@@ -3,7 +3,6 @@
 (numpy's OpenBLAS and pyarrow's jemalloc have one each; both make a fork safe by handlers of their own.)
 """
 
-import torch._dynamo  # DistributedDataParallel imports it, which takes a second
 
 import rayml.stages.train.rank
 import rayml.stages.train.strategies.ddp  # noqa: F401

@@ -35,6 +35,7 @@ class Eager:
         self.config, self.seat = config, seat
         self.data_rank, self.data_size = seat.rank, seat.world_size
         self.optimizer: Optimizer | None = None
+        self.scale = LossScale(enabled=False)
         self.skipped = 0
 
     def prepare(self, model: Classifier, recipe: Recipe) -> None:
@@ -46,7 +47,8 @@ class Eager:
         kept = {} if self.optimizer is None else named_state(self.optimizer)
         self.optimizer = self.make_optimizer(named)
         load_named_state(self.optimizer, of_trained(kept, self.optimizer))
-        self.scale = LossScale(enabled=recipe.precision == "fp16")
+        if recipe.precision == "fp16" and not self.scale.enabled:
+            self.scale = LossScale(enabled=True)
         self.autocast = self.precision_context(recipe.precision)
         self.checks_norm = recipe.clip_norm is not None or recipe.precision == "fp16" or recipe.on_nonfinite == "skip"
 

@@ -43,9 +43,8 @@ class ParameterServer(Eager):
             trained = [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
             weights = {name: parameter.detach().cpu().numpy() for name, parameter in self.model.named_parameters()}
             actor: Any = ray.remote(num_cpus=0)(Server)
-            self.owned = (
-                actor.options(name=name)
-                .remote(self.recipe, weights, trained, self.seat.world_size, self.config["staleness"])
+            self.owned = actor.options(name=name).remote(
+                self.recipe, weights, trained, self.seat.world_size, self.config["staleness"]
             )
             ray.get(self.owned.pull.remote())
         dist.barrier()
