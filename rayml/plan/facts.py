@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,8 @@ class Facts:
     """Digest of what the data source holds now."""
     code: dict[str, str]
     """Stage to the digest of its code."""
+    linux: bool = True
+    """Whether this machine runs Linux."""
     start: Weights | None = None
     """The weights that training starts from, where they lie here."""
     deepspeed: dict[str, Any] | None = None
@@ -61,6 +64,7 @@ def gather_facts(job: JobSpec, cluster: ClusterSpec, base: Path, run_weights: Ru
         memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         source=fingerprint(job.data.source, base),
         code={stage: code_digest(stage, user_code if runs_user_code(stage, job) else None) for stage in STAGE_CODE},
+        linux=platform.system() == "Linux",
         start=find_weights(job, base, run_weights),
         deepspeed=read_document(job, base),
     )

@@ -29,10 +29,9 @@ def resolve_parallel(config: dict[str, Any]) -> dict[str, Any]:
         config: the step's configuration, with degrees that are numbers.
     """
     strategy, model = config["strategy"], config["model"]
-    if strategy["kind"] == "tensor_parallel":
-        if strategy["layers"] == "auto":
-            strategy = {**strategy, "layers": auto_layers(model)}
-            check_widths(strategy["tensor"], model)
+    if strategy["kind"] == "tensor_parallel" and strategy["layers"] == "auto":
+        strategy = {**strategy, "layers": auto_layers(model)}
+        check_widths(strategy["tensor"], model)
     if strategy["kind"] == "pipeline":
         check_parts(strategy["stages"], model)
     return strategy  # type: ignore[no-any-return]

@@ -14,10 +14,13 @@ from rayml.plan.plan import ClusterPlan, Resources
 from rayml.spec.autotune import AutotuneSpec
 from rayml.spec.base import Spec
 from rayml.spec.job import JobSpec
+from rayml.spec.strategy import DdpStrategy
 from rayml.spec.train import TrainSpec
 from rayml.spec.words import count
 
 AUTO_BATCH_SIZE = 64
+SHARED_MEMORY_WORKERS = 4
+"""Each of them reads what all have written."""
 
 BLOCKS: dict[str, tuple[str, ...]] = {
     "small_cnn": ("Conv2d",),
@@ -52,6 +55,9 @@ def resolve_train(job: JobSpec, cluster: ClusterPlan, facts: Facts) -> tuple[dic
     strategy = dump(train.strategy)
     if train.strategy.kind == "deepspeed":
         train, strategy = resolve_deepspeed(train, facts.deepspeed, workers)
+    launcher = resolve_launcher(train, cluster)
+    if train.strategy.kind == "ddp":
+        strategy["transport"] = resolve_transport(job, train, launcher, workers, cluster, facts)
     check_transport(strategy, cluster)
     degrees = resolve_degrees(strategy, workers)
     batch_size = resolve_batch_size(train, degrees.data)
@@ -87,10 +93,11 @@ def resolve_train(job: JobSpec, cluster: ClusterPlan, facts: Facts) -> tuple[dic
     }
     check_combination(config)
     config["strategy"] = resolve_parallel(config)
-    launcher = resolve_launcher(train, cluster)
     every_steps = 0 if train.checkpoint.every_steps == "auto" else train.checkpoint.every_steps
     policy = {
         "retries": train.retries,
+        "profile": None if train.profile is None else dump(train.profile),
+        "gpu_memory_fraction": train.gpu_memory_fraction,
         "launcher": launcher,
         "start": facts.start and facts.start.path,
         "checkpoint": {"every_steps": every_steps, "keep": train.checkpoint.keep},
@@ -142,6 +149,19 @@ def resolve_launcher(train: TrainSpec, cluster: ClusterPlan) -> str:
     if train.strategy.kind == "parameter_server":
         return "ray_train"
     return "processes" if train.launcher == "auto" else train.launcher
+
+
+def resolve_transport(
+    job: JobSpec, train: TrainSpec, launcher: str, workers: int, cluster: ClusterPlan, facts: Facts
+) -> str:
+    """Shared memory where a few workers of this machine have CPUs, and the model is one that is known to be float32."""
+    strategy = train.strategy
+    assert isinstance(strategy, DdpStrategy) and job.model is not None, "the caller asks for no other"
+    if strategy.transport != "auto":
+        return strategy.transport
+    fits = launcher == "processes" and facts.linux and not cluster.gpus and 1 < workers <= SHARED_MEMORY_WORKERS
+    silent = not {"bucket_mb", "static_graph", "compress"} & strategy.model_fields_set
+    return "shared_memory" if fits and silent and job.model.kind != "callable" else "network"
 
 
 def check_transport(strategy: dict[str, Any], cluster: ClusterPlan) -> None:

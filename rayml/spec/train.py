@@ -11,6 +11,7 @@ from rayml.spec.averaging import Average
 from rayml.spec.base import Auto, Spec, Text
 from rayml.spec.loss import CrossEntropy, Loss
 from rayml.spec.optimizer import AdamW, Optimizer
+from rayml.spec.profile import ProfileSpec
 from rayml.spec.schedule import Constant, Schedule
 from rayml.spec.start import Adapter, FreezeSpec, Start
 from rayml.spec.strategy import DdpStrategy, Strategy
@@ -119,5 +120,9 @@ class TrainSpec(Spec):
     """The same bits at every run on the same machine, also on a GPU, at some cost in speed."""
     best: BestSpec = BestSpec()
     checkpoint: CheckpointSpec = CheckpointSpec()
+    profile: ProfileSpec | None = None
+    """Watch some steps and say where their time goes. Changes nothing of the result."""
+    gpu_memory_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of a GPU's memory that a worker may take; beyond it, it fails as if the GPU were full."""
     retries: int = Field(default=2, ge=0)
     """How often the step is started again from its newest checkpoint when a worker dies."""

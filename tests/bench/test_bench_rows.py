@@ -75,7 +75,13 @@ def test_the_rows_to_train_on_are_digits_in_canonical_shards(tmp_path):
 
 def test_settings_come_back_as_they_were_saved(tmp_path):
     settings = TrainSettings(
-        data=tmp_path, folder=tmp_path / "größe", laps=9, epochs_per_lap=2, rows=1437, batch_size=64
+        data=tmp_path,
+        folder=tmp_path / "größe",
+        laps=9,
+        epochs_per_lap=2,
+        rows=1437,
+        batch_size=64,
+        model={"kind": "mlp"},
     )
     assert load_settings(str(settings.save())) == settings
     assert settings.epochs == 18

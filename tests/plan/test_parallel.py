@@ -73,14 +73,10 @@ def test_layers_that_the_job_names_stay():
         (step(tensor_parallel(2), MLP), "9 = tensor 2 x 4.5", "can be 1;"),
         (step(tensor_parallel(5), {**MLP, "hidden": [12, 5, 18]}), "12 = tensor 5 x 2.4", "1, 2, 3 or 6"),
         (step(tensor_parallel(2), TRANSFORMER), "3 = tensor 2 x 1.5", "1 or 3"),
-        (step(tensor_parallel(3), TRANSFORMER, optimizer={"kind": "muon"}), "muon needs whole", "adamw"),
-        (step(tensor_parallel(3), TRANSFORMER, compile=True), "compile takes it whole", "leave it out"),
-        (step(pipeline(2), MLP, adapter={"kind": "lora"}), "adapter takes it whole", "leave it out"),
         (step(pipeline(5), MLP), "5 stages, and mlp has 4 parts", "at most 4"),
         (step(pipeline(6), CNN), "6 stages, and small_cnn has 5 parts", "at most 5"),
         (step(pipeline(6), TRANSFORMER), "6 stages, and transformer has 5 parts", "at most 5"),
         (step(pipeline(2), {**RESNET, "name": "vit_b_16"}), "vit_b_16 has a forward pass of its own", "ResNets"),
-        (step(pipeline(2), RESNET, average={"kind": "swa"}), "swa measures the statistics", "ema"),
     ],
 )
 def test_what_does_not_fit_is_refused(config, what, hint):

@@ -22,6 +22,7 @@ from rayml.spec.data import SplitSpec
 from rayml.spec.fits import Slot, is_spec, slots_of
 from rayml.spec.job import NAME, JobSpec
 from rayml.spec.load import load_job
+from rayml.spec.schedule import MultiStep, Warmup
 from rayml.spec.serve import ReplicasSpec
 
 ROOT = Path(__file__).parents[2]
@@ -174,6 +175,10 @@ def _valid_one(slot: Slot) -> st.SearchStrategy[Any]:
         return st.tuples(st.integers(1, 9), st.integers(0, 9)).map(lambda pair: {"min": pair[0], "max": sum(pair)})
     if slot.type is SplitSpec:
         return st.sampled_from([{"train": 0.5, "val": 0.25, "test": 0.25}, {"train": 0.8, "stratify": "none"}])
+    if slot.type is Warmup:
+        return st.sampled_from([{"epochs": 1.5}, {"steps": 3, "start_factor": 0.5}, {"fraction": 0.1}])
+    if slot.type is MultiStep:
+        return st.sampled_from([{"kind": "multi_step", "at_epochs": [2.0, 3.5]}])
     if is_spec(slot):
         fields = {
             name: valid(slots_of(field.annotation, field.metadata)) for name, field in slot.type.model_fields.items()

@@ -17,6 +17,7 @@ import torch
 from rayml.ml import order
 from rayml.ml.checkpoint import CheckpointWriter
 from rayml.ml.freezing import apply_freeze, keep_frozen_statistics
+from rayml.stages.train.profile import watch
 from rayml.stages.train.progress import Emit, Progress
 from rayml.stages.train.saving import find_checkpoint, load_checkpoint, write_checkpoint
 from rayml.stages.train.setup import Training, assemble
@@ -37,7 +38,7 @@ from rayml.stages.train.validation import validate
 
 def train(config: LoopConfig, seat: Seat, emit: Emit) -> LoopState:
     """Train until the last epoch, from the newest whole checkpoint if there is one. Runs on every rank."""
-    training = assemble(config, seat, emit)
+    training, emit = watch(assemble(config, seat, emit), emit)
     checkpoint, state = find_checkpoint(training, emit)
     apply_freeze(training.model, config.train["freeze"], state.epoch)
     training.strategy.prepare(training.model, training.recipe)
@@ -147,6 +148,7 @@ def finish_epoch(training: Training, state: LoopState) -> dict[str, float]:
         "seconds": state.seconds,
         "samples_per_s": rows / state.seconds,
         "lr_factor": training.schedule.factor(state.step - 1),
+        "skipped_steps": training.strategy.skipped,
     }
     state.history.append(record)
     state.epoch, state.batch, state.seconds = state.epoch + 1, 0, 0.0

@@ -245,3 +245,9 @@ def named_parameters_of(optimizer: Optimizer) -> Iterator[tuple[str, Tensor, dic
     for group in optimizer.param_groups:
         for name, parameter in zip(group["names"], group["params"], strict=True):
             yield name, parameter, group
+
+
+def of_trained(slots: Mapping[str, Tensor], optimizer: Optimizer) -> dict[str, Tensor]:
+    """The slots of the parameters that an optimizer has: others may have been frozen since they were saved."""
+    names = {name for group in optimizer.param_groups for name in group["names"]}
+    return {slot: tensor for slot, tensor in slots.items() if slot.rpartition(".")[0] in names}

@@ -14,6 +14,7 @@ from rayml.stages.train.autotune import tuned
 from rayml.stages.train.failures import speaks_of_a_lost_peer
 from rayml.stages.train.finders import find
 from rayml.stages.train.loop import train
+from rayml.stages.train.memory import limit_gpu_memory
 from rayml.stages.train.progress import Emit
 from rayml.stages.train.state import LoopConfig
 from rayml.stages.train.strategies.base import Seat
@@ -36,6 +37,7 @@ def work(loop: dict[str, Any], seat: Seat, emit: Emit, log: Path | str) -> None:
 
 def act(config: LoopConfig, seat: Seat, emit: Emit) -> None:
     """Train, or find what `rayml tune` asks for."""
+    limit_gpu_memory(config.gpu_memory_fraction, seat.device)
     if config.finder is not None:
         find(config, config.finder, seat, emit)
     else:

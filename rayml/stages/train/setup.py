@@ -26,7 +26,7 @@ from rayml.stages.train.progress import Emit
 from rayml.stages.train.schedules import Schedule
 from rayml.stages.train.state import LoopConfig
 from rayml.stages.train.strategies.base import Recipe, Seat, Strategy
-from rayml.stages.train.strategies.eager import has_running_statistics
+from rayml.stages.train.strategies.statistics import has_running_statistics
 from rayml.stages.train.strategies.table import build_strategy
 
 

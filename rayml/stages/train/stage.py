@@ -66,8 +66,15 @@ def loop_config(step: Step, data: Path, checkpoints: Path, context: Context) -> 
         "data": str(data),
         "checkpoints": str(checkpoints),
         "code": context.plan.code,
+        "profile": profile_config(policy["profile"], context),
+        "gpu_memory_fraction": policy["gpu_memory_fraction"],
         "start": policy["start"] or fetch_start(step, context),
     }
+
+
+def profile_config(profile: dict[str, Any] | None, context: Context) -> dict[str, Any] | None:
+    """What is watched, and where torch's trace goes."""
+    return None if profile is None else {**profile, "trace": str(context.run_folder / "logs" / "trace.json.gz")}
 
 
 def fetch_start(step: Step, context: Context) -> str | None:

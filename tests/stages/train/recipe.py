@@ -30,7 +30,7 @@ def section(name: str, **changes: Any) -> dict[str, Any]:
 
 
 class Network(nn.Module):
-    """Named like a Classifier: everything is below `network`. Odd sizes, and fewer rows than ranks in the last layer."""
+    """Named like a Classifier: everything is below `network`. Odd sizes, fewer rows than ranks in the last layer."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -3,6 +3,5 @@
 (numpy's OpenBLAS and pyarrow's jemalloc have one each; both make a fork safe by handlers of their own.)
 """
 
-
 import rayml.stages.train.rank
 import rayml.stages.train.strategies.ddp  # noqa: F401

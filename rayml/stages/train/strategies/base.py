@@ -41,6 +41,11 @@ class MicroBatch:
     padding: int = 0
     """Rows at the end that go through the network and not into the loss: batch norm cannot take a single row."""
 
+    def counted(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and labels of the rows that go into the loss. There may be more logits than labels."""
+        rows = len(self.labels) - self.padding
+        return logits[:rows], self.labels[:rows]
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -90,6 +95,8 @@ class Strategy(Protocol):
     """How many shares there are."""
     counts: bool
     """Whether this rank's rows and losses count: true for one rank of each replica."""
+    skipped: int
+    """Optimizer steps that were left out, for gradients that were not finite."""
     sharded: bool
     """Whether every rank writes what its `state()` holds: parts of tensors (DTensor), or tensors of its own."""
     notes: Sequence[str]

@@ -12,8 +12,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rayml.ml.models import Classifier
 from rayml.stages.train.strategies.base import Seat
-from rayml.stages.train.strategies.eager import Eager, has_running_statistics
+from rayml.stages.train.strategies.eager import Eager
 from rayml.stages.train.strategies.shared_memory import SharedSum
+from rayml.stages.train.strategies.statistics import has_running_statistics
 
 COMPRESSION = {"fp16": default_hooks.fp16_compress_hook, "bf16": default_hooks.bf16_compress_hook}
 

@@ -15,7 +15,7 @@ from rayml.stages.train.strategies.base import MicroBatch, Recipe, Seat, Trainin
 from rayml.stages.train.strategies.deepspeed_setup import cast_inputs, import_deepspeed
 from rayml.stages.train.strategies.deepspeed_shards import layout_of
 from rayml.stages.train.strategies.deepspeed_state import Layout, split_by_step, steps_taken
-from rayml.stages.train.strategies.eager import share_statistics
+from rayml.stages.train.strategies.statistics import share_statistics
 
 
 class DeepSpeed:
@@ -74,7 +74,7 @@ class DeepSpeed:
         total: Tensor | None = None
         for left, batch in zip(range(len(batches) - 1, -1, -1), batches, strict=True):
             self.engine.set_gradient_accumulation_boundary(left == 0)
-            loss = self.recipe.loss(self.engine(batch.features).float(), batch.labels)
+            loss = self.recipe.loss(*batch.counted(self.engine(batch.features).float()))
             # The engine takes the mean over the ranks; over the micro-batches the weights have taken it.
             self.engine.backward(loss * (batch.weight * self.data_size), scale_wrt_gas=False)
             if batch.weight:
@@ -83,6 +83,10 @@ class DeepSpeed:
         if total is None:
             return torch.zeros((), device=self.seat.device)
         return total.nan_to_num(0.0, 0.0, 0.0) if self.recipe.on_nonfinite == "skip" else total
+
+    @property
+    def skipped(self) -> int:
+        return int(self.engine.skipped_steps)
 
     def settle(self) -> None:
         share_statistics(self.model)

@@ -8,8 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from rayml.errors import StageError
-from rayml.stages.train.optimizers import load_named_state, named_state
-from rayml.stages.train.strategies.eager import of_trained
+from rayml.stages.train.optimizers import load_named_state, named_state, of_trained
 
 Groups = list[dict[str, Any]]
 

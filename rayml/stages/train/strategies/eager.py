@@ -7,17 +7,17 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rayml.ml.models import Classifier
 from rayml.stages.train.averaging import gather_anew
-from rayml.stages.train.optimizers import load_named_state, named_state
+from rayml.stages.train.optimizers import load_named_state, named_state, of_trained
 from rayml.stages.train.placed import norm_of, own_part, shrink_to_norm
 from rayml.stages.train.schedules import set_lr
 from rayml.stages.train.strategies.base import MicroBatch, Recipe, Seat, TrainingState
 from rayml.stages.train.strategies.loss_scale import LossScale
+from rayml.stages.train.strategies.statistics import share_statistics
 
 COMPUTED_IN = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -84,7 +84,7 @@ class Eager:
             with self.synchronize(last=left == 0):
                 with self.autocast:
                     logits = self.forward(batch.features)
-                loss = self.recipe.loss(*counted(logits.float(), batch))
+                loss = self.recipe.loss(*batch.counted(logits.float()))
                 (loss * (batch.weight * mean)).backward()  # type: ignore[no-untyped-call]
             if batch.weight and self.counts:
                 total = loss.detach() if total is None else total + loss.detach()
@@ -160,27 +160,3 @@ class Eager:
     def load_weights(self, weights: dict[str, Tensor]) -> None:
         """Put whole tensors of all parameters and buffers into the model."""
         self.model.load_state_dict(weights)
-
-
-def counted(logits: Tensor, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-    """Logits and labels of the rows that count."""
-    rows = len(batch.labels) - batch.padding
-    return (logits[:rows], batch.labels[:rows]) if batch.padding else (logits, batch.labels)
-
-
-def share_statistics(model: nn.Module) -> None:
-    """Give every rank the first one's running statistics: each has seen other rows, and that one's are kept."""
-    if dist.is_initialized() and has_running_statistics(model):
-        for buffer in model.buffers():
-            dist.broadcast(buffer, src=0)
-
-
-def has_running_statistics(model: nn.Module) -> bool:
-    """Whether a layer keeps statistics while it trains (batch norm): only then do buffers have to be sent around."""
-    return any(getattr(module, "track_running_stats", False) for module in model.modules())
-
-
-def of_trained(slots: dict[str, Tensor], optimizer: Optimizer) -> dict[str, Tensor]:
-    """The slots of the parameters that an optimizer has: others may have been frozen since."""
-    names = {name for group in optimizer.param_groups for name in group["names"]}
-    return {slot: tensor for slot, tensor in slots.items() if slot.rpartition(".")[0] in names}

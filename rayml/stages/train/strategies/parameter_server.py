@@ -15,9 +15,11 @@ from torch.optim import Optimizer
 
 from rayml.ml.models import Classifier
 from rayml.stages.train.collective import from_first_rank
+from rayml.stages.train.optimizers import of_trained
 from rayml.stages.train.strategies.base import Recipe, Seat, TrainingState
-from rayml.stages.train.strategies.eager import Eager, of_trained, share_statistics
+from rayml.stages.train.strategies.eager import Eager
 from rayml.stages.train.strategies.server import Server
+from rayml.stages.train.strategies.statistics import share_statistics
 
 
 class ParameterServer(Eager):

@@ -24,9 +24,10 @@ from rayml.ml.networks import sequential_parts
 from rayml.stages.train.placed import norm_of
 from rayml.stages.train.strategies import cuts
 from rayml.stages.train.strategies.base import MicroBatch, Seat, TrainingState
-from rayml.stages.train.strategies.eager import Eager, has_running_statistics
+from rayml.stages.train.strategies.eager import Eager
 from rayml.stages.train.strategies.relay import Part, example_for, filled_up, rank_of, relay
 from rayml.stages.train.strategies.replicas import share_buffers, sum_gradients
+from rayml.stages.train.strategies.statistics import has_running_statistics
 from rayml.stages.train.strategies.streams import generator_of, own_seed
 
 
@@ -100,7 +101,7 @@ class Pipeline(Eager):
 
     def loss_of(self, logits: Tensor, batch: MicroBatch) -> Tensor:
         """The loss of a micro-batch without the rows that fill it up. Called on the last stage."""
-        loss = self.recipe.loss(logits[: len(batch.labels)], batch.labels)
+        loss = self.recipe.loss(*batch.counted(logits))
         if batch.weight:
             self.total += loss.detach()
         return loss * (batch.weight * self.scale.value)
