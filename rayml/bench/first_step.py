@@ -27,6 +27,7 @@ LIMIT_S = 120.0
 
 def measure(folder: Path, pairs: int, say: Callable[[str], None]) -> Row:
     """The row, after the data step was done once."""
+    folder.mkdir()
     home = folder / "home"
     finished = run_command([*rayml(), "run", str(JOB), "--to", "data", "--home", str(home), "--json"])
     data = Path(json.loads(finished.stdout)["artifacts"]["data"])

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from rayml.bench import first_step
 from rayml.bench.harness import Contest, Goal, Row, compete
 from rayml.bench.player import Player
 from rayml.bench.train_settings import TrainSettings
@@ -93,11 +94,16 @@ LOADS = {
 }
 """1,437 rows are the digits' own training split: epochs of a few tenths of a second, each with a checkpoint."""
 
+FIRST_STEP_PAIRS = {"quick": 0, "full": 10}
+
 
 def run(mode: str, say: Callable[[str], None]) -> list[Row]:
     """Measure the rows of a mode."""
     with tempfile.TemporaryDirectory(prefix="rayml-bench-") as folder:
-        return [measure(load, Path(folder) / str(place), say) for place, load in enumerate(LOADS[mode])]
+        rows = [measure(load, Path(folder) / str(place), say) for place, load in enumerate(LOADS[mode])]
+        if FIRST_STEP_PAIRS[mode]:
+            rows.append(first_step.measure(Path(folder) / "first-step", FIRST_STEP_PAIRS[mode], say))
+        return rows
 
 
 def measure(load: Load, folder: Path, say: Callable[[str], None]) -> Row:

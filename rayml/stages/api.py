@@ -30,6 +30,11 @@ class Context:
     emit: Callable[..., None]
     """`emit("progress", step=..., **fields)` appends one event; values are JSON."""
 
+    @property
+    def home(self) -> Path:
+        """The folder of all runs and artifacts."""
+        return self.run_folder.parent.parent
+
     def resolve(self, path: str) -> Path:
         """A path of the job file, which starts at the job file's folder."""
         return Path(self.plan.base, path)

@@ -170,7 +170,7 @@ def on_data(share: str, train: Mapping[str, Any], policy: Mapping[str, Any]) -> 
 
 def on_communication(share: str, train: Mapping[str, Any], policy: Mapping[str, Any]) -> str:
     strategy, said = train["strategy"], f"Waiting for the other workers takes {share} of a step: "
-    if strategy["kind"] == "ddp" and strategy.get("compress") == "none":
+    if strategy["kind"] == "ddp" and strategy.get("compress") == "none" and strategy.get("transport") == "network":
         return said + f"{raise_batch(train)}, or send less by train.strategy.compress: bf16 (now none)"
     if strategy["kind"] == "fsdp" and strategy.get("reshard"):
         return (

@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from rayml.artifacts.store import Artifact
+from rayml.errors import StageError
 from rayml.plan.plan import Step
 from rayml.spec.words import count
 from rayml.stages.api import Context, Inputs, Outcome
@@ -24,6 +26,7 @@ def run(step: Step, inputs: Inputs, context: Context) -> Outcome:
     checkpoints.mkdir(exist_ok=True)
     told = fit(step, inputs["data"].path, checkpoints, context)
     history, best_epoch = collect(step, inputs["data"].path, checkpoints, context.out, context.plan.code)
+    keep_estimate(step, inputs["data"], context)
     metrics, facts = summarize(step, history, best_epoch)
     return Outcome(metrics, facts | told)
 
@@ -103,6 +106,16 @@ def collect(step: Step, data: Path, checkpoints: Path, out: Path, code: str | No
     (out / HISTORY_FILE).write_text(json.dumps(history, indent=1))
     (out / MODEL_FILE).write_text(json.dumps({"model": step.config["model"], "task": step.config["task"]}))
     return history, best.state["epoch"]
+
+
+def keep_estimate(step: Step, data: Artifact, context: Context) -> None:
+    """Let later plans show the memory of a worker. A model that cannot be rehearsed without values has no estimate."""
+    from rayml.stages.train.estimate import estimate_step
+
+    try:
+        estimate_step(step, data, context.plan.code, context.home)
+    except StageError as error:
+        context.emit("note", text=f"no estimate of the memory for later plans: {error}")
 
 
 def summarize(step: Step, history: list[dict[str, Any]], best_epoch: int) -> tuple[dict[str, float], dict[str, Any]]:

@@ -10,12 +10,13 @@ from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from rayml.stages.train.shares import Interval, StepTrace
+from rayml.stages.train.strategies.shared_memory import SUM
 
 READ, STEP = "rayml: read", "rayml: step"
 OPTIMIZER = "Optimizer.step#"
 MESSAGES = ("gloo:", "nccl")
 """How events begin that last while something travels: gloo's by gloo's own threads, NCCL's by the GPU."""
-EXCHANGES = ("c10d::", "_c10d_functional::", "fsdp::")
+EXCHANGES = ("c10d::", "_c10d_functional::", "fsdp::", SUM)
 OPERATORS = 10
 
 

@@ -88,7 +88,7 @@ def test_shares_add_up():
     assert shares["communication"] == pytest.approx(0.8 * 0.2)
 
 
-DDP = {"kind": "ddp", "bucket_mb": 25.0, "static_graph": False, "compress": "none"}
+DDP = {"kind": "ddp", "bucket_mb": 25.0, "static_graph": False, "compress": "none", "transport": "network"}
 TRAIN = {
     "task": "image_classification",
     "workers": 2,
