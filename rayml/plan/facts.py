@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from collections.abc import Callable
@@ -49,6 +50,8 @@ class Weights:
     digest: str
     """Of what they are."""
     path: str
+    model: dict[str, Any] | None = None
+    """The `model` section that they were trained with, where rayml trained them."""
 
 
 RunWeights = Callable[[str], Weights]
@@ -83,7 +86,19 @@ def find_weights(job: JobSpec, base: Path, run_weights: RunWeights | None) -> We
         raise PlanError(f"there is no {path}", where="train.start.path", hint="the path is relative to the job file")
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     listed = [[str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-    return Weights(digest({"files": listed}), str(path))
+    return Weights(digest({"files": listed}), str(path), trained_model(path))
+
+
+def trained_model(folder: Path) -> dict[str, Any] | None:
+    """The `model` section of a train artifact; None for weights of others."""
+    path = folder / "model.json"
+    if not path.is_file():
+        return None
+    try:
+        model: dict[str, Any] | None = json.loads(path.read_bytes())["model"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return model
 
 
 def count_gpus() -> int:

@@ -55,6 +55,7 @@ def resolve_train(job: JobSpec, cluster: ClusterPlan, facts: Facts) -> tuple[dic
     strategy = dump(train.strategy)
     if train.strategy.kind == "deepspeed":
         train, strategy = resolve_deepspeed(train, facts.deepspeed, workers)
+    check_start(job, facts)
     launcher = resolve_launcher(train, cluster)
     if train.strategy.kind == "ddp":
         strategy["transport"] = resolve_transport(job, train, launcher, workers, cluster, facts)
@@ -149,6 +150,22 @@ def resolve_launcher(train: TrainSpec, cluster: ClusterPlan) -> str:
     if train.strategy.kind == "parameter_server":
         return "ray_train"
     return "processes" if train.launcher == "auto" else train.launcher
+
+
+def check_start(job: JobSpec, facts: Facts) -> None:
+    """PlanError where the weights to start from are those of another model, and nothing says how to rename them."""
+    start = None if job.train is None else job.train.start
+    if start is None or start.rename or facts.start is None or facts.start.model is None or job.model is None:
+        return
+    mine, theirs = dump(job.model), facts.start.model
+    odd = [key for key in sorted({*mine, *theirs}) if key != "dropout" and mine.get(key) != theirs.get(key)]
+    if odd:
+        named = ", ".join(f"{key} {mine.get(key)} (there {theirs.get(key)})" for key in odd)
+        raise PlanError(
+            f"the weights are of another model: {named}",
+            where="train.start",
+            hint="write the same model section, or say in train.start.rename which tensor goes where",
+        )
 
 
 def resolve_transport(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -48,9 +49,6 @@ class Session:
         self._plan = plan
         self._run_folder = run_folder
         self._started = False
-        # A token of this run's own: Ray would write one to the home folder, readable by everybody. It stays the same,
-        # since Ray reads it once in a process.
-        self._token = secrets.token_hex(32)
         # Ray's processes are told to end with the thread that started them, so this one lives as long as they may.
         self._starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ray-start")
         self._beginning: Future[None] | None = None
@@ -83,7 +81,7 @@ class Session:
         write_atomic(self._run_folder / RECORD, json.dumps(record).encode())
         os.environ.update(RAY_ENVIRONMENT)
         os.environ.update(serve_environment(self._run_folder))
-        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=self._token)
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=process_token())
 
     def _init(self) -> None:
         import ray
@@ -118,6 +116,15 @@ class Session:
             ray.shutdown()
             clean(self._run_folder)
             self._started = False
+
+
+@functools.cache
+def process_token() -> str:
+    """A token of this run's own: Ray would write one to the home folder, readable by everybody.
+
+    Ray reads it once in a process, so a second cluster of the same process has the same.
+    """
+    return secrets.token_hex(32)
 
 
 def clean_dead_runs(run_folder: Path) -> None:

@@ -19,4 +19,4 @@ def run_weights(home: Home, run: str) -> Weights:
             where="train.start.run",
             hint="name a run whose train step is done; `rayml report RUN` shows its steps",
         )
-    return Weights(step.key, str(artifact.path))
+    return Weights(step.key, str(artifact.path), step.config["model"])

@@ -60,7 +60,7 @@ def threads(config: LoopConfig, scene: Scene) -> list[int]:
 def transport(config: LoopConfig, scene: Scene) -> list[str]:
     strategy = config.train["strategy"]
     can = strategy["kind"] == "ddp" and strategy["compress"] == "none" and hasattr(os, "memfd_create")
-    return ["shared_memory"] if can and scene.sends and not scene.gpu else []
+    return ["network", "shared_memory"] if can and scene.sends and not scene.gpu else []
 
 
 def bucket_mb(config: LoopConfig, scene: Scene) -> list[float]:

@@ -19,7 +19,7 @@ DDP = {"kind": "ddp", "bucket_mb": 25.0, "static_graph": False, "compress": "non
 
 
 def config(threads=1, **changes):
-    train = {**train_settings(), "autotune": TUNE, **changes}
+    train = {**train_settings(), "strategy": DDP, "autotune": TUNE, **changes}
     return LoopConfig(
         train=train, every_steps=0, keep=1, threads=threads, data="daten", checkpoints="größe/checkpoints", code=None
     )
@@ -38,6 +38,7 @@ def scene(**changes):
         ("threads", {}, {"gpu": True}, []),
         ("threads", {"threads": 8}, {}, [1, 4]),
         ("strategy.transport", {}, {}, ["shared_memory"]),
+        ("strategy.transport", {"strategy": {**DDP, "transport": "shared_memory"}}, {}, ["network"]),
         ("strategy.transport", {}, {"world_size": 1}, []),
         ("strategy.transport", {}, {"gpu": True}, []),
         ("strategy.transport", {"strategy": {**DDP, "compress": "bf16"}}, {}, []),
