@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
+from rayml.run.session import process_token
+
 sys.path.insert(0, str(Path(__file__).parent))
+
+# Ray reads its token once in a process: every cluster that a test starts here has this one.
+os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=process_token())
 
 
 @pytest.fixture(autouse=True)

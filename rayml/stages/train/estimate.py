@@ -127,6 +127,8 @@ def rehearse(train: dict[str, Any], schema: Schema, code: str | None, seat: Seat
             model = make_model(loop_config(train, code), schema, ignore)
         model.to = lambda *_: model  # type: ignore[method-assign]  # it is there, and torch cannot move it
         strategy.prepare(model, recipe)
+        for slot in getattr(strategy, "slots", ()):
+            ledger.rename(slot, "communication")
         ledger.purpose = "average"
         average = [] if train["average"] is None else [torch.empty_like(each) for each in model.parameters()]
         ledger.purpose = "activations"

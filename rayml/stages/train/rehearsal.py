@@ -52,6 +52,25 @@ class RehearsedDdp(Eager):
             parameter.grad = self.in_bucket[parameter].detach()
 
 
+class RehearsedSharedMemory(Eager):
+    """What `transport: shared_memory` keeps: this rank's slot, and the sums, in which the gradients lie afterwards."""
+
+    def wrap(self, model: Classifier) -> nn.Module:
+        model.to(self.seat.device)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.slots = [torch.empty_like(parameter) for parameter in trained]
+        self.sums = {parameter: torch.empty_like(parameter) for parameter in trained}
+        return model
+
+    def share_gradients(self) -> None:
+        for parameter, total in self.sums.items():
+            parameter.grad = total.detach()
+
+
+def rehearsed_ddp(config: dict[str, Any], seat: Seat) -> Eager:
+    return (RehearsedSharedMemory if config["transport"] == "shared_memory" else RehearsedDdp)(config, seat)
+
+
 def rehearsed_fsdp(config: dict[str, Any], seat: Seat) -> Fsdp:
     """FSDP2 itself. Its mesh reads the values of small tensors, and so it is made before."""
     strategy = Fsdp(config, seat)
@@ -145,7 +164,7 @@ class RehearsedParameterServer(Eager):
 
 REHEARSED: dict[str, Callable[[dict[str, Any], Seat], Eager]] = {
     "local": Local,
-    "ddp": RehearsedDdp,
+    "ddp": rehearsed_ddp,
     "fsdp": rehearsed_fsdp,
     "tensor_parallel": RehearsedTensorParallel,
     "pipeline": RehearsedPipeline,

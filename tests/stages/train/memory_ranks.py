@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-from stages.train.ranks import PROCESSES
+from stages.train.ranks import FACTS, PROCESSES
 
 from rayml.ml.schema import ImageFeature, Normalization, Schema
 from rayml.plan.plan import ClusterPlan
@@ -43,8 +42,7 @@ def resolved(model: str, strategy: dict[str, Any], **changes: Any) -> dict[str, 
             "train": {"workers": workers, "strategy": strategy, "batch_size": 64, **changes},
         }
     )
-    facts = SimpleNamespace(start=None, deepspeed=None)
-    config, _, _ = resolve_train(job, ClusterPlan(cpus=2, gpus=0, object_store=0), facts)
+    config, _, _ = resolve_train(job, ClusterPlan(cpus=2, gpus=0, object_store=0), FACTS)
     if strategy["kind"] == "deepspeed":
         # The default is 2 GB, beside which nothing else would be seen.
         config["strategy"]["document"]["zero_optimization"]["reduce_bucket_size"] = BUCKET_ELEMENTS

@@ -14,7 +14,7 @@ from rayml.stages.train.estimate import estimate
 
 STRATEGIES = {
     "local": {"kind": "local"},
-    "ddp": {"kind": "ddp"},
+    "ddp": {"kind": "ddp", "transport": "network"},
     "fsdp": {"kind": "fsdp"},
     "pipeline": {"kind": "pipeline"},
     "tensor": {"kind": "tensor_parallel"},
@@ -105,6 +105,15 @@ def test_what_lies_on_the_device_already_is_taken_as_it_is():
 def test_averaged_weights_take_as_much_as_the_weights():
     parts = estimate(resolved("small_cnn", {"kind": "local"}, average={"kind": "ema"}), SCHEMA, None).parts
     assert parts["average"] == pytest.approx(parts["weights"], rel=0.01)
+
+
+def test_a_sum_in_shared_memory_takes_a_slot_and_a_sum():
+    """torch does not see the slot, which is mapped memory: it cannot be held against a measured peak."""
+    network = estimate(resolved("mlp", STRATEGIES["ddp"]), SCHEMA, None)
+    shared = estimate(resolved("mlp", {"kind": "ddp"}), SCHEMA, None)
+    assert shared.parts["weights"] == network.parts["weights"]
+    assert shared.parts["communication"] == pytest.approx(shared.parts["weights"], rel=0.01)
+    assert shared.total == pytest.approx(network.total + shared.parts["weights"], rel=0.15)
 
 
 def test_who_writes_checkpoints_keeps_a_copy():
