@@ -10,6 +10,9 @@ from typing import Any, Protocol
 from rayml.artifacts.store import Artifact
 from rayml.plan.plan import Plan, Step
 
+Emit = Callable[..., None]
+"""`emit("progress", **fields)` tells what happens; values are JSON."""
+
 Inputs = Mapping[str, Artifact]
 """Name of each input (the step that made it) to its artifact."""
 

@@ -24,9 +24,9 @@ from torch import nn
 
 from rayml.artifacts.durable import write_atomic
 from rayml.errors import StageError
+from rayml.stages.api import Emit
 from rayml.stages.train.collective import from_first_rank, sum_over_ranks
 from rayml.stages.train.knobs import KNOBS, Scene, candidates, turned
-from rayml.stages.train.progress import Emit
 from rayml.stages.train.state import LoopConfig
 from rayml.stages.train.strategies.base import Seat
 from rayml.stages.train.trial import Trial

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from rayml.stages.api import Emit
 from rayml.stages.train.collective import sum_over_ranks
 from rayml.stages.train.memory import peak_resident
-from rayml.stages.train.progress import Emit
 from rayml.stages.train.room import memory_budget
 from rayml.stages.train.state import LoopConfig
 from rayml.stages.train.strategies.base import Seat

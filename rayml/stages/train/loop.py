@@ -17,8 +17,9 @@ import torch
 from rayml.ml import order
 from rayml.ml.checkpoint import CheckpointWriter
 from rayml.ml.freezing import apply_freeze, keep_frozen_statistics
+from rayml.stages.api import Emit
 from rayml.stages.train.profile import watch
-from rayml.stages.train.progress import Emit, Progress
+from rayml.stages.train.progress import Progress
 from rayml.stages.train.saving import find_checkpoint, load_checkpoint, write_checkpoint
 from rayml.stages.train.setup import Training, assemble
 from rayml.stages.train.state import (

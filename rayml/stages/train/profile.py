@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.profiler import profile, record_function, schedule
 
+from rayml.stages.api import Emit
 from rayml.stages.train.memory import peak_memory
-from rayml.stages.train.progress import Emit
 from rayml.stages.train.setup import Training
 from rayml.stages.train.shares import (
     PARTS,

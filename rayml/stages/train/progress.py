@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 from torch import Tensor
 
+from rayml.stages.api import Emit
 from rayml.stages.train.state import LoopConfig, LoopState, settle
 
 PROGRESS_INTERVAL_S = 0.5
-
-Emit = Callable[..., None]
 
 
 class Progress:

@@ -10,12 +10,12 @@ from typing import Any
 
 from rayml.errors import RaymlError, StageError
 from rayml.ml.usercode import describe_failure
+from rayml.stages.api import Emit
 from rayml.stages.train.autotune import tuned
 from rayml.stages.train.failures import speaks_of_a_lost_peer
 from rayml.stages.train.finders import find
 from rayml.stages.train.loop import train
 from rayml.stages.train.memory import limit_gpu_memory
-from rayml.stages.train.progress import Emit
 from rayml.stages.train.state import LoopConfig
 from rayml.stages.train.strategies.base import Seat
 

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rayml.ml.checkpoint import Checkpoint, CheckpointWriter, checkpoint_name, newest_checkpoint
+from rayml.stages.api import Emit
 from rayml.stages.train.collective import from_first_rank
-from rayml.stages.train.progress import Emit
 from rayml.stages.train.setup import Training
 from rayml.stages.train.state import STATE_FIELDS, LoopState, forget_sums
 from rayml.stages.train.strategies.base import TrainingState

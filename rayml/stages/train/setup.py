@@ -19,10 +19,10 @@ from rayml.ml.models import Classifier, build_model
 from rayml.ml.pretrained import load_start
 from rayml.ml.schema import Schema
 from rayml.ml.shards import ShardSet, load_schema
+from rayml.stages.api import Emit
 from rayml.stages.train.averaging import Average, build_average
 from rayml.stages.train.modules import compute_twice
 from rayml.stages.train.optimizers import build_optimizer
-from rayml.stages.train.progress import Emit
 from rayml.stages.train.schedules import Schedule
 from rayml.stages.train.state import LoopConfig
 from rayml.stages.train.strategies.base import Recipe, Seat, Strategy

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rayml.plan.plan import Resources
-from rayml.stages.train.progress import Emit
+from rayml.stages.api import Emit
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from rayml.stages.api import Emit
 from rayml.stages.train.launchers.base import Order
-from rayml.stages.train.progress import Emit
 from rayml.stages.train.rank import work
 from rayml.stages.train.strategies.base import Seat
 

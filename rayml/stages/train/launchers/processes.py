@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 from rayml.errors import RaymlError
 from rayml.process import die_with_parent
+from rayml.stages.api import Emit
 from rayml.stages.train.failures import Died, explain
 from rayml.stages.train.launchers.base import Order
-from rayml.stages.train.progress import Emit
 
 if TYPE_CHECKING:
     from rayml.stages.train.strategies.base import Seat

@@ -7,9 +7,9 @@ from typing import Any
 
 from rayml.errors import RaymlError, WorkerLost
 from rayml.observe.relay import Relay
+from rayml.stages.api import Emit
 from rayml.stages.train.failures import Died, explain
 from rayml.stages.train.launchers.base import Order
-from rayml.stages.train.progress import Emit
 
 
 def fit(order: Order, emit: Emit) -> None:
