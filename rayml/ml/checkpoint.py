@@ -86,20 +86,25 @@ class CheckpointWriter:
         self._pending = self._pool.submit(self._save, name, copies, state)
 
     def write_shards(self, name: str, groups: Groups, state: dict[str, Any]) -> None:
-        """Write this rank's parts. Every rank calls it with the same name, and waits for the others."""
+        """Write this rank's parts. Every rank calls it with the same name, and waits for the others.
+
+        The first rank then makes all files durable and writes the manifest, beside the training.
+        """
         from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
         from torch.distributed.checkpoint.state_dict_saver import save
 
         folder = self._root / name
-        flat = {
-            f"{group}/{key}": value.contiguous() for group, tensors in groups.items() for key, value in tensors.items()
-        }
+        # The safetensors writer takes only what is contiguous: channels-last weights are not.
+        flat = {f"{group}/{key}": value.contiguous() for group, held in groups.items() for key, value in held.items()}
         (folder / SHARDS_FOLDER).mkdir(parents=True, exist_ok=True)
         save(flat, storage_writer=HuggingFaceStorageWriter(str(folder / SHARDS_FOLDER), save_distributed=True))
         dist.barrier()
         if dist.get_rank() == 0:
-            _seal(folder, state)
-            prune_checkpoints(self._root, self._keep, state.get("best_checkpoint"))
+            self._pending = self._pool.submit(self._finish_shards, folder, state)
+
+    def _finish_shards(self, folder: Path, state: dict[str, Any]) -> None:
+        _seal(folder, state)
+        prune_checkpoints(self._root, self._keep, state.get("best_checkpoint"))
 
     def finish(self) -> None:
         """Wait for the last write. OSError where the disk refused it."""

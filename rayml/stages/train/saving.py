@@ -53,6 +53,8 @@ def write_checkpoint(writer: CheckpointWriter, training: Training, state: LoopSt
         return
     token = secrets.randbits(32)
     if strategy.sharded:
+        # Before any rank learns the new folder's name: the first one prunes folders that are not whole.
+        writer.finish()
         token = from_first_rank(token, device)
     name = checkpoint_name(state.step, f"{token:08x}")
     if best:
