@@ -16,6 +16,7 @@ from rayml.stages.train.optimizers import load_named_state, named_state, of_trai
 from rayml.stages.train.placed import norm_of, own_part, shrink_to_norm
 from rayml.stages.train.schedules import set_lr
 from rayml.stages.train.strategies.base import MicroBatch, Recipe, Seat, TrainingState
+from rayml.stages.train.strategies.elements import treat_elements
 from rayml.stages.train.strategies.loss_scale import LossScale
 from rayml.stages.train.strategies.statistics import share_statistics
 
@@ -103,14 +104,7 @@ class Eager:
         held = [parameter for parameter in self.trained if parameter.grad is not None]
         # What is done to each element alone is done to the part that this rank holds.
         gradients = [own_part(parameter.grad) for parameter in held if parameter.grad is not None]
-        if self.scale.value != 1.0:
-            torch._foreach_div_(gradients, self.scale.value)
-        if recipe.l1:
-            signs = torch._foreach_sign([own_part(parameter.detach()) for parameter in held])
-            torch._foreach_add_(gradients, signs, alpha=recipe.l1)
-        if recipe.clip_value is not None:
-            torch._foreach_clamp_min_(gradients, -recipe.clip_value)
-            torch._foreach_clamp_max_(gradients, recipe.clip_value)
+        treat_elements(gradients, held, recipe, self.scale.value)
         if self.checks_norm:
             norm = self.gradient_norm([parameter.grad for parameter in held if parameter.grad is not None])
             finite = bool(torch.isfinite(norm))
