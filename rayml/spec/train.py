@@ -67,8 +67,8 @@ class TrainSpec(Spec):
     strategy: Strategy = DdpStrategy(kind="ddp")
     """How the workers share the model."""
     launcher: Literal["processes", "ray_train"] | Auto = "auto"
-    """Who starts the workers: `ray_train` on all nodes of a Ray cluster; `processes` on this machine, in a tenth of the
-    time. `auto` is processes on one machine."""
+    """Who starts the workers: `ray_train` on all nodes of a Ray cluster; `processes` on this machine, which is up
+    sooner. `auto` is processes on one machine."""
     epochs: int = Field(default=10, ge=1)
     """How often every row of the training split is seen."""
     batch_size: Annotated[int, Field(gt=0)] | Auto = "auto"
