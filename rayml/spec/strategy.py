@@ -30,8 +30,8 @@ class DdpStrategy(Spec):
     """What gradients are rounded to while they travel."""
     transport: Literal["network", "shared_memory"] | Auto = "auto"
     """What gradients travel by. `shared_memory` is for float32 on the CPUs of one Linux machine, where it saves a
-    quarter of a small step. `auto` is shared_memory for up to 4 such workers of launcher processes, if nothing else is said of
-    how gradients are sent."""
+    quarter of a small step. `auto` is shared_memory for up to 4 such workers of launcher processes, if nothing else is
+    said of how gradients are sent."""
 
 
 class FsdpStrategy(Spec):
