@@ -136,7 +136,7 @@ def targets(model: nn.Module, config: dict[str, Any], head: str, called: set[str
     ]
     where = f"{WHERE}.targets"
     layers = fitting
-    if config["targets"] != "auto":
+    if config["targets"] != "all":
         matched = {
             name
             for pattern in config["targets"]
@@ -144,7 +144,7 @@ def targets(model: nn.Module, config: dict[str, Any], head: str, called: set[str
         }
         layers = [name for name in fitting if name in matched]
     idle = [name for name in layers if name not in called]
-    if idle and config["targets"] != "auto":
+    if idle and config["targets"] != "all":
         raise StageError(
             f"{idle[0]} is never called, since the module around it reads its weights: an adapter would do nothing",
             where=where,
@@ -205,7 +205,7 @@ def merge_adapter(model: nn.Module, rows: Tensor) -> float:
 def lora(peft: Any, config: dict[str, Any], layers: str) -> Any:
     return peft.LoraConfig(
         r=config["rank"],
-        lora_alpha=scale(config),
+        lora_alpha=config["alpha"],
         lora_dropout=config["dropout"],
         use_dora=config["kind"] == "dora",
         target_modules=layers,
@@ -213,11 +213,15 @@ def lora(peft: Any, config: dict[str, Any], layers: str) -> Any:
 
 
 def loha(peft: Any, config: dict[str, Any], layers: str) -> Any:
-    return peft.LoHaConfig(r=config["rank"], alpha=scale(config), rank_dropout=config["dropout"], target_modules=layers)
+    return peft.LoHaConfig(
+        r=config["rank"], alpha=config["alpha"], rank_dropout=config["dropout"], target_modules=layers
+    )
 
 
 def lokr(peft: Any, config: dict[str, Any], layers: str) -> Any:
-    return peft.LoKrConfig(r=config["rank"], alpha=scale(config), rank_dropout=config["dropout"], target_modules=layers)
+    return peft.LoKrConfig(
+        r=config["rank"], alpha=config["alpha"], rank_dropout=config["dropout"], target_modules=layers
+    )
 
 
 def oft(peft: Any, config: dict[str, Any], layers: str) -> Any:
@@ -231,11 +235,6 @@ def oft(peft: Any, config: dict[str, Any], layers: str) -> Any:
 
 def ia3(peft: Any, config: dict[str, Any], layers: str) -> Any:
     return peft.IA3Config(target_modules=layers, feedforward_modules=[])
-
-
-def scale(config: dict[str, Any]) -> float:
-    """What the change is multiplied by, times the rank."""
-    return float(2 * config["rank"] if config["alpha"] == "auto" else config["alpha"])
 
 
 CONFIGS: dict[str, Callable[[Any, dict[str, Any], str], Any]] = {

@@ -45,6 +45,19 @@ BLOCKS: dict[str, tuple[str, ...]] = {
 }
 """Kind of model to the classes whose modules are treated as one: sharded at once, computed again at once."""
 
+AS_WRITTEN = (
+    "accumulation",
+    "precision",
+    "l1",
+    "on_nonfinite",
+    "activation_checkpointing",
+    "compile",
+    "channels_last",
+    "fused",
+    "deterministic",
+)
+"""Fields of the section that need nothing resolved."""
+
 
 def resolve_train(job: JobSpec, cluster: ClusterPlan, facts: Facts) -> tuple[dict[str, Any], dict[str, Any], Resources]:
     """Configuration that is part of the key, policy that is not, resources."""
@@ -61,7 +74,6 @@ def resolve_train(job: JobSpec, cluster: ClusterPlan, facts: Facts) -> tuple[dic
         strategy["transport"] = resolve_transport(job, train, launcher, workers, cluster, facts)
     check_transport(strategy, cluster)
     degrees = resolve_degrees(strategy, workers)
-    batch_size = resolve_batch_size(train, degrees.data)
     config = {
         "task": job.task.kind,
         "model": dump(job.model),
@@ -69,28 +81,8 @@ def resolve_train(job: JobSpec, cluster: ClusterPlan, facts: Facts) -> tuple[dic
         "workers": workers,
         "strategy": degrees.strategy,
         "epochs": train.epochs,
-        "batch_size": batch_size,
-        "accumulation": train.accumulation,
-        "optimizer": dump(train.optimizer),
-        "schedule": dump(train.schedule),
-        "loss": dump(train.loss),
-        "precision": train.precision,
-        "clip": dump(train.clip),
-        "l1": train.l1,
-        "on_nonfinite": train.on_nonfinite,
-        "start": None if train.start is None else {**dump(train.start), "digest": facts.start and facts.start.digest},
-        "freeze": [dump(rule) for rule in train.freeze],
-        "adapter": None if train.adapter is None else dump(train.adapter),
-        "average": None if train.average is None else dump(train.average),
-        "early_stopping": resolve_early_stopping(train),
-        "blocks": list(BLOCKS[job.model.kind] if train.blocks == "auto" else train.blocks),
-        "activation_checkpointing": train.activation_checkpointing,
-        "compile": train.compile,
-        "channels_last": train.channels_last,
-        "fused": train.fused,
-        "autotune": resolve_autotune(train),
-        "deterministic": train.deterministic,
-        "best": {"metric": train.best.metric, "goal": resolve_goal(train.best.metric, train.best.goal)},
+        "batch_size": resolve_batch_size(train, degrees.data),
+        **resolve_recipe(train, job.model.kind, facts),
     }
     check_combination(config)
     config["strategy"] = resolve_parallel(config)
@@ -113,6 +105,22 @@ def resolve_train(job: JobSpec, cluster: ClusterPlan, facts: Facts) -> tuple[dic
         alone=launcher != "ray_train",
     )
     return config, policy, resources
+
+
+def resolve_recipe(train: TrainSpec, model: str, facts: Facts) -> dict[str, Any]:
+    """What every strategy has to honour, and what is done to the model before."""
+    return {
+        **{name: getattr(train, name) for name in AS_WRITTEN},
+        **{name: dump(getattr(train, name)) for name in ("optimizer", "schedule", "loss", "clip")},
+        "start": None if train.start is None else {**dump(train.start), "digest": facts.start and facts.start.digest},
+        "freeze": [dump(rule) for rule in train.freeze],
+        "adapter": resolve_adapter(train),
+        "average": None if train.average is None else dump(train.average),
+        "early_stopping": resolve_early_stopping(train),
+        "blocks": list(BLOCKS[model] if train.blocks == "auto" else train.blocks),
+        "autotune": resolve_autotune(train),
+        "best": {"metric": train.best.metric, "goal": resolve_goal(train.best.metric, train.best.goal)},
+    }
 
 
 def resolve_workers(train: TrainSpec, cluster: ClusterPlan) -> int:
@@ -205,6 +213,16 @@ def resolve_autotune(train: TrainSpec) -> dict[str, Any] | None:
             hint="run once with autotune and without deterministic, then write the keys that it names into the job",
         )
     return dump(AutotuneSpec() if train.autotune is True else train.autotune)
+
+
+def resolve_adapter(train: TrainSpec) -> dict[str, Any] | None:
+    """The adapter with its factor."""
+    if train.adapter is None:
+        return None
+    adapter = dump(train.adapter)
+    if adapter.get("alpha") == "auto":
+        adapter["alpha"] = 2.0 * adapter["rank"]
+    return adapter
 
 
 def resolve_early_stopping(train: TrainSpec) -> dict[str, Any] | None:

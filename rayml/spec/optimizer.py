@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from rayml.spec.base import Auto, Fits, Spec
+from rayml.spec.base import Fits, Spec
 
 Above0 = Annotated[float, Field(gt=0)]
 AtLeast0 = Annotated[float, Field(ge=0)]
@@ -33,8 +33,8 @@ class ByParameter(Spec):
     """Learning rate."""
     weight_decay: AtLeast0
     """Pull of the weights towards 0."""
-    no_decay: tuple[Pattern, ...] | Auto = ()
-    """Patterns of the parameters without weight decay. `auto` is all of one dimension: biases and the scales of norms.
+    no_decay: tuple[Pattern, ...] | Literal["vectors"] = ()
+    """Patterns of the parameters without weight decay. `vectors` is all of one dimension: biases and scales of norms.
     Every parameter decays where nothing is said, as in torch."""
     lr_by: tuple[LrFactor, ...] = ()
     """Discriminative learning rates. The first entry that matches a parameter counts for it."""
@@ -161,8 +161,8 @@ class Muon(ByParameter):
     scale: Literal["original", "match_rms_adamw"] = "original"
     """How a step grows with the shape: as Jordan wrote it, or so that the lr and weight decay of AdamW fit
     (Liu et al., arXiv 2502.16982)."""
-    not_on: tuple[Pattern, ...] | Auto = "auto"
-    """Patterns of the matrices that AdamW trains. `auto` is the last one, which is the output layer, and `*embed*`."""
+    not_on: tuple[Pattern, ...] | Literal["ends"] = "ends"
+    """Patterns of the matrices that AdamW trains. `ends` is the last one, which is the output layer, and `*embed*`."""
     adamw_lr: Above0 = 1e-3
     """Learning rate of AdamW for those, and for everything that is not a matrix: biases, norms, convolutions."""
     adamw_weight_decay: AtLeast0 = 0.01

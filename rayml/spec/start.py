@@ -66,8 +66,8 @@ class FreezeSpec(Spec):
 
 
 class _Adapter(Spec):
-    targets: Auto | Annotated[tuple[Text, ...], Field(min_length=1)] = "auto"
-    """Patterns of the names of layers, such as `*.q`. `auto` is every linear layer and every convolution that is not
+    targets: Literal["all"] | Annotated[tuple[Text, ...], Field(min_length=1)] = "all"
+    """Patterns of the names of layers, such as `*.q`. `all` is every linear layer and every convolution that is not
     grouped, but for the last layer."""
     train_head: bool = True
     """Train the last layer itself, too. Its weights are random where the classes are new."""

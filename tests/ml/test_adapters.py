@@ -53,7 +53,8 @@ def build(name: str) -> tuple[Classifier, Schema, torch.Tensor]:
 
 
 def settings(kind: str, **changes: object) -> dict[str, object]:
-    return TypeAdapter(Adapter).validate_python({"kind": kind, **changes}).model_dump(mode="json")
+    section = TypeAdapter(Adapter).validate_python({"kind": kind, **changes}).model_dump(mode="json")
+    return {**section, "alpha": 2.0 * section["rank"]} if section.get("alpha") == "auto" else section
 
 
 def train(model: nn.Module, rows: torch.Tensor, steps: int = 5) -> None:

@@ -344,7 +344,7 @@ def test_lora_on_real_weights(tmp_path):
         hidden = own(rows.long()).last_hidden_state
         torch.testing.assert_close(model.network.bert(rows.long()).last_hidden_state, hidden)
 
-    config = {"kind": "lora", "rank": 4, "alpha": "auto", "dropout": 0.0, "targets": ["*.query", "*.value"]}
+    config = {"kind": "lora", "rank": 4, "alpha": 8.0, "dropout": 0.0, "targets": ["*.query", "*.value"]}
     assert len(add_adapter(model, {**config, "train_head": True}, columns).layers) == 12
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -46,6 +46,6 @@ def test_what_is_meant_by_default():
         "rank": 8,
         "alpha": "auto",
         "dropout": 0.0,
-        "targets": "auto",
+        "targets": "all",
         "train_head": True,
     }

@@ -9,8 +9,7 @@ from typing import Any
 
 from torch.nn import Parameter
 
-from rayml.errors import StageError
-from rayml.spec.words import count, nearest
+from rayml.ml.names import require_matching
 
 Named = Sequence[tuple[str, Parameter]]
 
@@ -47,7 +46,7 @@ def parameter_groups(config: dict[str, Any], named_parameters: Iterable[tuple[st
         first.setdefault(id(parameter), (name, parameter))
     named = list(first.values())
     names = [name for name, _ in named]
-    no_decay = () if config["no_decay"] == "auto" else config["no_decay"]
+    no_decay = () if config["no_decay"] == "vectors" else config["no_decay"]
     require_matches("no_decay", no_decay, names)
     require_matches("lr_by", [rule["match"] for rule in config["lr_by"]], names)
     depths = depths_from_output(named)
@@ -55,7 +54,7 @@ def parameter_groups(config: dict[str, Any], named_parameters: Iterable[tuple[st
     for name, parameter in named:
         if not parameter.requires_grad:
             continue
-        is_vector = config["no_decay"] == "auto" and parameter.ndim <= VECTOR
+        is_vector = config["no_decay"] == "vectors" and parameter.ndim <= VECTOR
         exempt = is_vector or matches(name, no_decay)
         factor = next((rule["factor"] for rule in config["lr_by"] if fnmatchcase(name, rule["match"])), 1.0)
         factor *= config["layer_decay"] ** depths[name]
@@ -72,17 +71,9 @@ def matches(name: str, patterns: Iterable[str]) -> bool:
 
 
 def require_matches(field_name: str, patterns: Iterable[str], names: Sequence[str]) -> None:
-    """StageError where a pattern matches no name: it would change nothing, and nobody would notice."""
+    """StageError where a pattern of the `optimizer` section matches no name."""
     for pattern in patterns:
-        if any(fnmatchcase(name, pattern) for name in names):
-            continue
-        near = nearest(pattern, names, likeness=0.4)
-        example = f"such as `{near}`" if near else f"from `{names[0]}` to `{names[-1]}`"
-        raise StageError(
-            f"`{pattern}` matches none of the model's {count(len(names), 'parameter')}, {example}",
-            where=f"train.optimizer.{field_name}",
-            hint="`*` stands for any text, dots too: `network.0.*`, `*.bias`",
-        )
+        require_matching(pattern, names, "parameter of the model", f"train.optimizer.{field_name}")
 
 
 def depths_from_output(named: Named) -> dict[str, int]:

@@ -102,7 +102,7 @@ def build_rule(config: dict[str, Any], groups: Groups, fused: bool) -> Optimizer
 def hidden_matrices(config: dict[str, Any], named: Sequence[tuple[str, Parameter]]) -> set[str]:
     """Names of the parameters that Muon trains, of all in the order of the model. StageError where there is none."""
     matrices = [name for name, parameter in named if parameter.ndim == MATRIX]
-    if config["not_on"] == "auto":
+    if config["not_on"] == "ends":
         left_out = {*matrices[-1:], *(name for name in matrices if matches(name, EMBEDDINGS))}
     else:
         require_matches("not_on", config["not_on"], [name for name, _ in named])

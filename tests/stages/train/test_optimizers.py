@@ -113,7 +113,7 @@ def test_the_state_is_named_by_parameter(name, slots):
 
 def test_groups_carry_names_and_learning_rates():
     model = network()
-    optimizer = built("sgd", model, layer_decay=0.5, no_decay="auto")
+    optimizer = built("sgd", model, layer_decay=0.5, no_decay="vectors")
     names = [name for group in optimizer.param_groups for name in group["names"]]
     assert sorted(names) == sorted(name for name, _ in model.named_parameters())
     assert {group["base_lr"] for group in optimizer.param_groups} == {0.05 * 0.5**depth for depth in range(5)}
@@ -199,7 +199,7 @@ def test_a_parameter_without_a_gradient_waits():
 
 def test_muon_trains_hidden_matrices_and_adamw_the_rest():
     model = network()
-    optimizer = built("muon", model, no_decay="auto", layer_decay=0.5)
+    optimizer = built("muon", model, no_decay="vectors", layer_decay=0.5)
     train(model, optimizer, 0, 1)
     by_muon = {key.removesuffix(".momentum_buffer") for key in named_state(optimizer) if "momentum" in key}
     assert by_muon == {"network.4.weight", "network.7.weight", "network.8.weight"}

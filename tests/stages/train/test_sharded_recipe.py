@@ -77,7 +77,7 @@ def distances_from_whole(mesh, names):
 
     found = {}
     for name in names:
-        config = section(name, no_decay="auto", layer_decay=0.9)
+        config = section(name, no_decay="vectors", layer_decay=0.9)
         whole, model, again = network(), sharded(mesh), sharded(mesh, seed=1)
         train(whole, build_optimizer(config, whole.named_parameters()), 0, 6)
         optimizer = build_optimizer(config, model.named_parameters())
