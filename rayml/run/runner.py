@@ -45,8 +45,9 @@ class Runner:
     def prepare(self) -> None:
         """Let the stages that will have to run start what takes long to start, beside the steps before them."""
         for step in self.plan.steps:
-            if self.store.find(step.name, step.key) is None:
-                load_preparation(step.name)(step)
+            prepare = load_preparation(step.name)
+            if prepare is not None and self.store.find(step.name, step.key) is None:
+                prepare(step)
 
     def find(self, step: Step) -> Artifact | None:
         """The step's artifact, where an earlier run made it."""

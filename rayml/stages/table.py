@@ -26,15 +26,11 @@ def load_stage(name: str) -> Stage:
     return cast("Stage", _load(STAGES[name]))
 
 
-def load_preparation(name: str) -> Callable[[Step], None]:
-    """What is called as soon as it is known that a step of this name will run."""
-    return cast("Callable[[Step], None]", _load(PREPARATIONS[name])) if name in PREPARATIONS else _nothing
+def load_preparation(name: str) -> Callable[[Step], None] | None:
+    """What is called as soon as it is known that a step of this name will run; None where it has nothing to prepare."""
+    return cast("Callable[[Step], None]", _load(PREPARATIONS[name])) if name in PREPARATIONS else None
 
 
 def _load(reference: str) -> object:
     module, _, attribute = reference.partition(":")
     return cast("object", getattr(import_module(module), attribute))
-
-
-def _nothing(step: Step) -> None:
-    """The preparation of a stage that needs none."""

@@ -233,7 +233,7 @@ def test_what_both_say_alike_is_no_contradiction():
     train, _ = resolve(
         document, batch_size=32, clip={"norm": 1.0}, precision="bf16", optimizer={"kind": "adamw", "no_decay": "vectors"}
     )
-    assert (train.precision, train.optimizer.no_decay) == ("bf16", "auto")
+    assert (train.precision, train.optimizer.no_decay) == ("bf16", "vectors")
 
 
 WRONG = [
