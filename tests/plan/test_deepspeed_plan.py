@@ -231,7 +231,11 @@ def test_what_both_say_alike_is_no_contradiction():
         "zero_optimization": {"stage": 1},
     }
     train, _ = resolve(
-        document, batch_size=32, clip={"norm": 1.0}, precision="bf16", optimizer={"kind": "adamw", "no_decay": "vectors"}
+        document,
+        batch_size=32,
+        clip={"norm": 1.0},
+        precision="bf16",
+        optimizer={"kind": "adamw", "no_decay": "vectors"},
     )
     assert (train.precision, train.optimizer.no_decay) == ("bf16", "vectors")
 
