@@ -56,7 +56,7 @@ def main(path: str) -> None:
     work = LocalStore(settings.folder / "artifacts").work(step.name, step.key)
     checkpoints = work / "checkpoints"
     checkpoints.mkdir()
-    context = Context(plan, path, run_folder, out=settings.folder, work=work, emit=forget)
+    context = Context(plan, "bench", run_folder, out=settings.folder, work=work, emit=forget)
     session = Session(plan, run_folder)
     if step.resources.ray:
         session.start(note=forget)
@@ -111,7 +111,7 @@ def gated_relay(settings: TrainSettings) -> Callable[[Callable[..., None]], Rela
 
 def run_gated_rank(order: Order, number: int, meeting: Path, voice: Connection) -> None:
     """A forked rank whose events go through the gate."""
-    settings = load_settings(order.run)
+    settings = load_settings(str(order.logs.parents[1] / "settings.json"))
     gated = GatedEmit(partial(processes.tell, voice), open_gate(settings))
     with patch.object(processes, "tell", lambda _, kind, **fields: gated(kind, **fields)):
         run_rank(order, number, meeting, voice)

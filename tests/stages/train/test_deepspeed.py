@@ -106,7 +106,7 @@ def test_parameters_that_are_unfrozen_start_at_step_1(tmp_path, data, strategy):
 @EVERY_STAGE
 @pytest.mark.parametrize(
     "optimizer",
-    [{"kind": "sgd", "lr": 0.05, "momentum": 0.9}, {"kind": "lion", "lr": 0.001, "no_decay": "auto"}],
+    [{"kind": "sgd", "lr": 0.05, "momentum": 0.9}, {"kind": "lion", "lr": 0.001, "no_decay": "vectors"}],
     ids=["sgd", "lion"],
 )
 def test_other_optimizers_do_what_they_do_in_one_process(tmp_path, data, strategy, optimizer):
