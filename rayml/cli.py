@@ -309,6 +309,9 @@ def bench(
     full: Annotated[
         bool, typer.Option("--full/--quick", help="About 10 minutes, or below 90 seconds.", show_default=True)
     ] = False,
+    row: Annotated[
+        list[str] | None, typer.Option("--row", metavar="NAME", help="Measure this row alone; repeatable.")
+    ] = None,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the table for docs/LOG.md.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -320,7 +323,7 @@ def bench(
     from rayml.bench.show import markdown, print_bench
     from rayml.bench.table import run_bench
 
-    document = run_bench(name, "full" if full else "quick", lambda text: say(text, error=True))
+    document = run_bench(name, "full" if full else "quick", lambda text: say(text, error=True), row or ())
     if as_json:
         print_json(document)
     elif as_markdown:

@@ -21,6 +21,7 @@ from rayml.bench.startup import JOB, rayml
 from rayml.bench.train_settings import TrainSettings
 from rayml.errors import StageError
 
+NAME = "first step"
 POLL_S = 0.002
 LIMIT_S = 120.0
 
@@ -32,7 +33,7 @@ def measure(folder: Path, pairs: int, say: Callable[[str], None]) -> Row:
     finished = run_command([*rayml(), "run", str(JOB), "--to", "data", "--home", str(home), "--json"])
     data = Path(json.loads(finished.stdout)["artifacts"]["data"])
     contest = Contest(
-        name="first step",
+        name=NAME,
         unit="s",
         better="less",
         ours=OursFirst(home).lap,

@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,10 +35,18 @@ class Laps:
 
 
 LAPS = {"quick": Laps(1, False, 5, 7), "full": Laps(5, True, 10, 20)}
+NAMES = ("main job", "second run", "help", "validate", "plan")
+AFTER_THE_JOB = ("second run", "plan")
+"""Rows that need a home in which the main job has run."""
 
 
-def run(mode: str, say: Callable[[str], None]) -> list[Row]:
-    """Measure the rows of a mode. PlanError where the shipped job is not there."""
+def names(mode: str) -> Sequence[str]:
+    """The rows, which are the same in both modes."""
+    return NAMES
+
+
+def run(mode: str, say: Callable[[str], None], wanted: Collection[str]) -> list[Row]:
+    """Measure the rows that are wanted. PlanError where the shipped job is not there."""
     if not JOB.is_file():
         raise PlanError(
             f"{JOB} is not there",
@@ -48,10 +56,16 @@ def run(mode: str, say: Callable[[str], None]) -> list[Row]:
     laps = LAPS[mode]
     with tempfile.TemporaryDirectory(prefix="rayml-bench-") as name:
         main_job = MainJob(Path(name))
-        rows = [compete(main_contest(main_job, laps.main_alternative), laps.main_pairs, warm_up=0, say=say)]
-        refuse_imports(main_job.home)
-        rows.append(compete(second_contest(main_job.home), laps.second, say=say))
-        rows += [compete(contest, laps.small, say=say) for contest in small_contests(main_job.home)]
+        rows = []
+        if "main job" in wanted:
+            rows.append(compete(main_contest(main_job, laps.main_alternative), laps.main_pairs, warm_up=0, say=say))
+        elif any(row in wanted for row in AFTER_THE_JOB):
+            main_job.lap()
+        if "second run" in wanted:
+            refuse_imports(main_job.home)
+            rows.append(compete(second_contest(main_job.home), laps.second, say=say))
+        small_rows = [contest for contest in small_contests(main_job.home) if contest.name in wanted]
+        rows += [compete(contest, laps.small, say=say) for contest in small_rows]
     return rows
 
 

@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -94,14 +94,21 @@ LOADS = {
 }
 """1,437 rows are the digits' own training split: epochs of a few tenths of a second, each with a checkpoint."""
 
+FIRST_STEP = first_step.NAME
 FIRST_STEP_PAIRS = {"quick": 0, "full": 10}
 
 
-def run(mode: str, say: Callable[[str], None]) -> list[Row]:
-    """Measure the rows of a mode."""
+def names(mode: str) -> list[str]:
+    """The rows of a mode."""
+    return [load.name for load in LOADS[mode]] + ([FIRST_STEP] if FIRST_STEP_PAIRS[mode] else [])
+
+
+def run(mode: str, say: Callable[[str], None], wanted: Collection[str]) -> list[Row]:
+    """Measure the rows that are wanted."""
+    loads = [load for load in LOADS[mode] if load.name in wanted]
     with tempfile.TemporaryDirectory(prefix="rayml-bench-") as folder:
-        rows = [measure(load, Path(folder) / str(place), say) for place, load in enumerate(LOADS[mode])]
-        if FIRST_STEP_PAIRS[mode]:
+        rows = [measure(load, Path(folder) / str(place), say) for place, load in enumerate(loads)]
+        if FIRST_STEP in wanted:
             rows.append(first_step.measure(Path(folder) / "first-step", FIRST_STEP_PAIRS[mode], say))
         return rows
 

@@ -108,6 +108,47 @@ def test_a_bench_that_is_not_there():
     assert all(name in refused.value.hint for name in BENCHES)
 
 
+def test_a_row_that_is_not_there_is_refused_with_those_that_fit():
+    with pytest.raises(NoSuchBench, match="no row 'fsdp resnet'") as refused:
+        run_bench("train", "full", print, ["ddp resnet18", "fsdp resnet"])
+    assert refused.value.exit_code == 2
+    assert all(row in refused.value.hint for row in train.names("full"))
+    with pytest.raises(NoSuchBench, match="no row 'first step' with --quick") as refused:
+        run_bench("train", "quick", print, ["first step"])
+    assert "it is measured with --full" in refused.value.hint
+
+
+@pytest.mark.parametrize("wanted", [["first step"], ["fsdp resnet18", "ddp resnet18"], train.names("full")])
+def test_a_training_bench_measures_the_rows_that_are_wanted(monkeypatch, wanted):
+    monkeypatch.setattr(train, "measure", lambda load, folder, say: load.name)
+    monkeypatch.setattr(train.first_step, "measure", lambda folder, pairs, say: "first step")
+    assert sorted(train.run("full", print, wanted)) == sorted(wanted)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "jobs"), [(["help", "validate"], 0), (["plan"], 1), (["second run", "help"], 1), (["main job"], 0)]
+)
+def test_a_startup_bench_runs_the_job_for_the_rows_that_need_it(monkeypatch, wanted, jobs):
+    done = []
+    monkeypatch.setattr(startup.MainJob, "lap", lambda self: done.append("job"))
+    monkeypatch.setattr(startup, "refuse_imports", lambda home: None)
+    monkeypatch.setattr(startup, "compete", lambda contest, pairs, **_: contest.name)
+    assert startup.run("quick", print, wanted) == sorted(wanted, key=startup.NAMES.index)
+    assert len(done) == jobs
+
+
+def test_one_row_from_the_command_line():
+    argv = [sys.executable, "-m", "rayml.cli", "bench", "startup", "--row", "validate"]
+    done = subprocess.run([*argv, "--json"], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [row["name"] for row in found["rows"]] == ["validate"]
+    assert found["command"] == "rayml bench startup --quick --row validate"
+    refused = subprocess.run([*argv[:-1], "valdate"], capture_output=True, text=True, check=False, timeout=60)
+    assert refused.returncode == 2
+    assert "validate" in refused.stderr
+
+
 @pytest.mark.soak
 @pytest.mark.ray
 @pytest.mark.parametrize("name", BENCHES)
