@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rayml import __version__
 from rayml.artifacts.manifest import digest
 from rayml.errors import PlanError
-from rayml.plan.facts import GIB, Facts
-from rayml.plan.plan import ClusterPlan, Plan, Resources, Step
-from rayml.plan.training import dump, resolve_train
+from rayml.plan.facts import GIB, Facts, read_facts
+from rayml.plan.plan import ClusterPlan, Decision, NodesPlan, Origin, Plan, Resources, Step
+from rayml.plan.training import dump, resolve_train, resolve_workers
+from rayml.plan.tuning import as_part_of_a_trial, build_tune_step
+from rayml.spec.check import check_job
 from rayml.spec.cluster import ClusterSpec
 from rayml.spec.job import JobSpec
+from rayml.spec.point import job_document, put_values
+from rayml.spec.space import Point
+from rayml.spec.sweep import first_refusal
+from rayml.spec.tune import EXPORT_METRICS, TuneSpec
 from rayml.spec.words import count
 
 AUTO_OPSET = 20
@@ -20,6 +27,7 @@ AUTO_SHARD_ROWS = 65_536
 
 INPUTS: dict[str, tuple[str, ...]] = {
     "data": (),
+    "tune": ("data",),
     "train": ("data",),
     "export": ("data", "train"),
     "evaluate": ("data", "export"),
@@ -28,15 +36,30 @@ INPUTS: dict[str, tuple[str, ...]] = {
 """Stage to the steps whose artifacts it reads."""
 
 
-def build_plan(job: JobSpec, cluster: ClusterSpec, facts: Facts, job_file: str, base: Path) -> Plan:
-    """Resolve a job. PlanError where the cluster cannot hold it."""
-    cluster_plan = ClusterPlan(cpus=facts.cpus, gpus=facts.gpus, object_store=resolve_object_store(cluster, facts))
+def build_plan(
+    job: JobSpec, cluster: ClusterSpec, facts: Facts, job_file: str, base: Path, decision: Decision | None = None
+) -> Plan:
+    """Resolve a job. PlanError where the cluster cannot hold it.
+
+    Args:
+        decision: what the job's sweep decided. Until it is known, the steps after the sweep are resolved as the job
+            stands, so that what is wrong with them is found, and have keys that no artifact has.
+    """
+    cluster_plan = resolve_cluster(cluster, facts)
+    origin = Origin(job=job_document(job), cluster=cluster.model_dump(mode="json"), facts=asdict(facts))
+    decided = job if decision is None else decide(job, decision)
     keys: dict[str, str] = {}
-    steps = []
+    steps: list[Step] = []
     for stage, names in INPUTS.items():
         if getattr(job, stage) is None:
             continue
-        step = build_step(stage, job, cluster_plan, facts, {name: keys[name] for name in names})
+        inputs = {name: keys[name] for name in names}
+        if stage == "tune":
+            step = build_tune_step(job, origin, cluster_plan, facts, build_trial(origin, {}))
+        else:
+            step = build_step(stage, decided, cluster_plan, facts, inputs, decision)
+        if decision is None and "tune" in keys:
+            step = step.model_copy(update={"key": digest({"stage": stage, "decided by": keys["tune"]})})
         keys[stage] = step.key
         steps.append(step)
     return Plan(
@@ -48,15 +71,101 @@ def build_plan(job: JobSpec, cluster: ClusterSpec, facts: Facts, job_file: str, 
         code=None if job.code is None else str(base / job.code),
         cluster=cluster_plan,
         steps=tuple(steps),
+        origin=origin,
+        decision=decision,
     )
 
 
-def build_step(stage: str, job: JobSpec, cluster: ClusterPlan, facts: Facts, inputs: dict[str, str]) -> Step:
+def rebuild_plan(plan: Plan, decision: Decision) -> Plan:
+    """The same job with the decision of its sweep."""
+    assert plan.origin is not None, "every plan has an origin"
+    origin = plan.origin
+    job, cluster = JobSpec.model_validate(origin.job), ClusterSpec.model_validate(origin.cluster)
+    return build_plan(job, cluster, read_facts(origin.facts), plan.job_file, Path(plan.base), decision)
+
+
+def decide(job: JobSpec, decision: Decision) -> JobSpec:
+    """The job with the values of the trial that was chosen."""
+    return JobSpec.model_validate(put_values(job_document(job), decision.values))
+
+
+def build_step(
+    stage: str,
+    job: JobSpec,
+    cluster: ClusterPlan,
+    facts: Facts,
+    inputs: dict[str, str],
+    decision: Decision | None = None,
+) -> Step:
     """One step with its configuration resolved and its key computed."""
     config, policy, resources = RESOLVERS[stage](job, cluster, facts)
+    if stage == "train" and decision is not None and decision.population is not None:
+        config["population"] = decision.population
     code = facts.code[stage]
     key = digest({"stage": stage, "config": config, "inputs": inputs, "code": code})
     return Step(name=stage, config=config, policy=policy, inputs=inputs, code=code, key=key, resources=resources)
+
+
+def build_trial(origin: Origin, values: Point, population: dict[str, Any] | None = None) -> list[Step]:
+    """The steps of one trial: up to train, and export where an objective or a limit asks for the exported model.
+
+    They have the keys that the same steps have in a job with these values, so what a trial made is found again.
+
+    Args:
+        values: key of the job to value.
+        population: see Decision.
+    Raises:
+        PlanError: the job with these values cannot be planned.
+    """
+    document, job = trial_job(origin.job, values)
+    facts = read_facts(origin.facts)
+    whole = resolve_cluster(ClusterSpec.model_validate(origin.cluster), facts)
+    assert job.train is not None and job.tune is not None, "checked with the spec"
+    workers = resolve_workers(job.train, whole)
+    job = JobSpec.model_validate(put_values(document, {"train.workers": workers}))
+    own_cpus = workers * job_tune(job).cpus_per_worker
+    has_gpus = whole.gpus or (whole.nodes is not None and whole.nodes.gpus)
+    cluster = whole.model_copy(update={"cpus": own_cpus, "gpus": workers if has_gpus else 0, "nodes": None})
+    marked = None if population is None else Decision(trial=-1, values={}, population=population, objectives={}, why="")
+    steps: list[Step] = []
+    for stage in ("data", "train", "export")[: 3 if exports(job_tune(job)) else 2]:
+        inputs = {step.name: step.key for step in steps if step.name in INPUTS[stage]}
+        steps.append(build_step(stage, job, cluster, facts, inputs, marked))
+    steps[1] = as_part_of_a_trial(steps[1])
+    return steps
+
+
+def trial_job(document: dict[str, Any], values: Point) -> tuple[dict[str, Any], JobSpec]:
+    """The document and job of a trial. PlanError where the job's rules refuse the values."""
+    with_export = {"export": {}, **document}
+    changed = put_values(with_export, values)
+    problem = first_refusal(with_export, values, check_job)
+    if problem is not None:
+        raise PlanError(problem, where="tune.space", hint="write a constraint that leaves such configurations out")
+    return changed, JobSpec.model_validate(changed)
+
+
+def job_tune(job: JobSpec) -> TuneSpec:
+    assert job.tune is not None, "a trial is of a job with a sweep"
+    return job.tune
+
+
+def exports(tune: TuneSpec) -> bool:
+    """Whether trials export their model."""
+    asked = [*(objective.metric for objective in tune.objectives), *tune.limits]
+    return any(metric in EXPORT_METRICS for metric in asked)
+
+
+def resolve_cluster(cluster: ClusterSpec, facts: Facts) -> ClusterPlan:
+    """What Ray is started with."""
+    nodes = cluster.nodes
+    return ClusterPlan(
+        cpus=facts.cpus,
+        gpus=facts.gpus,
+        object_store=resolve_object_store(cluster, facts),
+        price_per_hour=cluster.price_per_hour,
+        nodes=nodes and NodesPlan(**nodes.model_dump(exclude={"idle"}), idle_s=nodes.idle),
+    )
 
 
 def resolve_object_store(cluster: ClusterSpec, facts: Facts) -> int:

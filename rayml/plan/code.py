@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parents[1]
 
 STAGE_CODE: dict[str, tuple[str, ...]] = {
     "data": ("stages/data", "plan/sources.py", "ml/schema.py", "ml/shards.py", "ml/images.py", "ml/usercode.py"),
+    "tune": ("stages/tune",),
     "train": (
         "stages/train",
         "ml/adapters.py",

@@ -73,6 +73,12 @@ def gather_facts(job: JobSpec, cluster: ClusterSpec, base: Path, run_weights: Ru
     )
 
 
+def read_facts(document: dict[str, Any]) -> Facts:
+    """The facts that `dataclasses.asdict` wrote down."""
+    start = document["start"]
+    return Facts(**{**document, "start": None if start is None else Weights(**start)})
+
+
 def find_weights(job: JobSpec, base: Path, run_weights: RunWeights | None) -> Weights | None:
     """What `train.start` names, if it is a run or a folder; what others publish is fetched when it is needed."""
     start = None if job.train is None else job.train.start
@@ -110,4 +116,5 @@ def runs_user_code(stage: str, job: JobSpec) -> bool:
     """Whether a stage runs modules of the job's `code:` folder."""
     if stage == "data":
         return job.data.source.kind == "callable"
-    return stage in ("train", "export") and isinstance(job.model, CallableModel)
+    searched = job.tune is not None and job.code is not None
+    return stage in ("train", "export") and (searched or isinstance(job.model, CallableModel))

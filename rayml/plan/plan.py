@@ -31,7 +31,7 @@ class Step(_Value):
     """One stage with its resolved configuration."""
 
     name: str
-    """data, train, export, evaluate or serve; also the name of its stage."""
+    """data, tune, train, export, evaluate or serve; also the name of its stage."""
     config: dict[str, Any]
     """What decides the result. Part of the key."""
     policy: dict[str, Any] = {}
@@ -44,6 +44,17 @@ class Step(_Value):
     resources: Resources
 
 
+class NodesPlan(_Value):
+    """Nodes that come and go with the work."""
+
+    min: int
+    max: int
+    cpus: int
+    gpus: int
+    idle_s: float
+    price_per_hour: float | None = None
+
+
 class ClusterPlan(_Value):
     """What Ray is started with."""
 
@@ -51,6 +62,38 @@ class ClusterPlan(_Value):
     gpus: int
     object_store: int
     """Bytes of shared memory."""
+    price_per_hour: float | None = None
+    """Of the machine, or of the head node."""
+    nodes: NodesPlan | None = None
+
+
+class Origin(_Value):
+    """What a plan was made from, so that it can be made again with other values: by a sweep, and after it."""
+
+    job: dict[str, Any]
+    """The job's document, without what its author left out."""
+    cluster: dict[str, Any]
+    """The cluster file's document."""
+    facts: dict[str, Any]
+    """The values of rayml.plan.facts.Facts."""
+
+
+class Decision(_Value):
+    """The trial of a sweep that the steps after it go on with."""
+
+    trial: int
+    values: dict[str, Any]
+    """Key of the job to value, as `tune.final` makes them."""
+    population: dict[str, Any] | None = None
+    """What names the weights of a trial that took over those of others: no job file trains them again."""
+    objectives: dict[str, float]
+    """Metric to value."""
+    why: str
+    """In one sentence: best, knee, or tied with others."""
+    tied: tuple[int, ...] = ()
+    """Other trials that cannot be told from it."""
+    interval: tuple[float, float] | None = None
+    """95 % interval of the first objective, where it can be said."""
 
 
 class Plan(_Value):
@@ -67,6 +110,9 @@ class Plan(_Value):
     """Absolute folder of the user's modules."""
     cluster: ClusterPlan
     steps: tuple[Step, ...]
+    origin: Origin | None = None
+    decision: Decision | None = None
+    """What the job's sweep decided; None before it is done, and where there is no sweep."""
 
     def step(self, name: str) -> Step:
         """The step of a name; KeyError where the job has none."""

@@ -80,6 +80,7 @@ def resolve_train(job: JobSpec, cluster: ClusterPlan, facts: Facts) -> tuple[dic
         "seed": job.seed,
         "workers": workers,
         "strategy": degrees.strategy,
+        "rows": train.rows,
         "epochs": train.epochs,
         "batch_size": resolve_batch_size(train, degrees.data),
         **resolve_recipe(train, job.model.kind, facts),
@@ -119,8 +120,15 @@ def resolve_recipe(train: TrainSpec, model: str, facts: Facts) -> dict[str, Any]
         "early_stopping": resolve_early_stopping(train),
         "blocks": list(BLOCKS[model] if train.blocks == "auto" else train.blocks),
         "autotune": resolve_autotune(train),
-        "best": {"metric": train.best.metric, "goal": resolve_goal(train.best.metric, train.best.goal)},
+        "best": resolve_best(train),
     }
+
+
+def resolve_best(train: TrainSpec) -> dict[str, str]:
+    """By which number of an epoch the kept checkpoint is chosen: the last one where no rows are left to judge by."""
+    if train.rows == "train_and_val":
+        return {"metric": "epoch", "goal": "max"}
+    return {"metric": train.best.metric, "goal": resolve_goal(train.best.metric, train.best.goal)}
 
 
 def resolve_workers(train: TrainSpec, cluster: ClusterPlan) -> int:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
 from rayml.spec.words import show
 
@@ -60,6 +60,35 @@ Bytes = Annotated[
         {"anyOf": [{"type": "integer", "exclusiveMinimum": 0}, {"type": "string", "pattern": _SIZE.pattern}]},
         mode="validation",
     ),
+]
+
+
+_DURATION = re.compile(r"^\s*(\d{1,12}(?:\.\d{1,12})?)\s*(s|m|h|d)\s*$")
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def parse_duration(value: object) -> object:
+    """Seconds from `90s`, `10m` or `1.5h`; anything else is handed on for pydantic to refuse."""
+    if not isinstance(value, str):
+        raise ValueError(f"{show(value)} is not a time; write a number with s, m, h or d, such as `10m`")
+    match = _DURATION.match(value)
+    if match is None:
+        raise ValueError(f"{show(value)} is not a time; write a number with s, m, h or d, such as `10m`")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def write_duration(seconds: float) -> str:
+    """What `parse_duration` reads."""
+    return f"{seconds:.12g}s"
+
+
+Seconds = Annotated[
+    float,
+    BeforeValidator(parse_duration),
+    PlainSerializer(write_duration, when_used="json"),
+    Field(gt=0),
+    Fits("a time such as `10m`"),
+    WithJsonSchema({"type": "string", "pattern": _DURATION.pattern}, mode="validation"),
 ]
 
 

@@ -8,6 +8,7 @@ from rayml.spec.start import finetune_misfits
 from rayml.spec.words import nearest, show
 
 NEEDS: dict[str, tuple[str, ...]] = {
+    "tune": ("train",),
     "train": ("model",),
     "export": ("train",),
     "evaluate": ("export",),

@@ -4,9 +4,33 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from rayml.spec.base import Auto, Bytes, Spec
+from rayml.spec.base import Auto, Bytes, Seconds, Spec
+
+
+class NodesSpec(Spec):
+    """Nodes that come when work waits and go when they are idle. On this machine each is a Ray node of its own
+    (processes, not machines), which the same autoscaler starts and ends as it would in a cloud."""
+
+    min: int = Field(default=0, ge=0)
+    """Nodes that are always there."""
+    max: int = Field(ge=1)
+    """Nodes at most."""
+    cpus: int = Field(default=1, ge=1)
+    """Of one node."""
+    gpus: int = Field(default=0, ge=0)
+    """Of one node."""
+    idle: Seconds = 60.0
+    """How long a node without work stays."""
+    price_per_hour: Annotated[float, Field(gt=0)] | None = None
+    """Of one node, in the currency of budgets."""
+
+    @model_validator(mode="after")
+    def _max_is_not_below_min(self) -> NodesSpec:
+        if self.max < self.min:
+            raise ValueError(f"max {self.max} is below min {self.min}")
+        return self
 
 
 class ClusterSpec(Spec):
@@ -19,3 +43,7 @@ class ClusterSpec(Spec):
     """`auto` is what the driver lists."""
     object_store: Bytes | Auto = "auto"
     """Shared memory for Ray's objects. `auto` is a tenth of the machine's memory, at most 2 GiB."""
+    price_per_hour: Annotated[float, Field(gt=0)] | None = None
+    """Of this machine, or of the head node where there are `nodes`, in the currency of budgets."""
+    nodes: NodesSpec | None = None
+    """More nodes, which come and go with the work. Trials of a sweep run on them."""

@@ -13,8 +13,9 @@ from rayml.spec.export import ExportSpec
 from rayml.spec.model import Model, Task
 from rayml.spec.serve import ServeSpec
 from rayml.spec.train import TrainSpec
+from rayml.spec.tune import TuneSpec
 
-STAGES = ("data", "train", "export", "evaluate", "serve")
+STAGES = ("data", "tune", "train", "export", "evaluate", "serve")
 """The sections that are steps, in the order in which they run."""
 
 NAME = r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"
@@ -34,6 +35,7 @@ class JobSpec(Spec):
     """What is predicted."""
     model: Model | None = None
     """The network that is trained."""
+    tune: TuneSpec | None = None
     train: TrainSpec | None = None
     export: ExportSpec | None = None
     evaluate: EvaluateSpec | None = None

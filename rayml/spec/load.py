@@ -17,6 +17,7 @@ from rayml.spec.cluster import ClusterSpec
 from rayml.spec.job import JobSpec
 from rayml.spec.overrides import override
 from rayml.spec.problems import find, problems_of, truth_values
+from rayml.spec.sweep import sweep_problems
 from rayml.spec.tree import MAX_BYTES, Node, join, parse_yaml, resolve
 from rayml.spec.words import nearest, shorten
 
@@ -39,10 +40,16 @@ def load_job(path: Path, overrides: Sequence[str] = (), environ: Mapping[str, st
     """
     tree, problems = read_tree(path)
     job = _checked(JobSpec, tree, problems, overrides, environ)
-    contradictions = [(find(tree, at.split("."))[0], at, what) for at, what in check_job(job)]
+    contradictions = [(tuple(at.split(".")), what) for at, what in check_job(job)] or sweep_problems(job)
     if contradictions:
-        raise _in_order([Problem(node.file, node.line, at, what) for node, at, what in contradictions])
+        raise _in_order([_contradiction(tree, at, what) for at, what in contradictions])
     return job
+
+
+def _contradiction(tree: Node, at: tuple[str, ...], what: str) -> Problem:
+    """A problem at the deepest part of a path that the file has. A key of `tune.space` has dots of its own."""
+    node, _ = find(tree, [int(part) if part.isdecimal() else part for part in at])
+    return Problem(node.file, node.line, ".".join(at), what)
 
 
 def load_cluster(

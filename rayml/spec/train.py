@@ -69,6 +69,9 @@ class TrainSpec(Spec):
     launcher: Literal["processes", "ray_train"] | Auto = "auto"
     """Who starts the workers: `ray_train` on all nodes of a Ray cluster; `processes` on this machine, which is up
     sooner. `auto` is processes on one machine."""
+    rows: Literal["train", "train_and_val"] = "train"
+    """What is trained on. With the validation rows too, what is reported as validation was trained on, and the last
+    epoch is kept."""
     epochs: int = Field(default=10, ge=1)
     """How often every row of the training split is seen."""
     batch_size: Annotated[int, Field(gt=0)] | Auto = "auto"

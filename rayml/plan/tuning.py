@@ -1,0 +1,144 @@
+"""The tune step: every "auto" of the section resolved, and what its trials have in common."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rayml.artifacts.manifest import digest
+from rayml.errors import PlanError
+from rayml.plan.facts import Facts
+from rayml.plan.plan import ClusterPlan, Origin, Resources, Step
+from rayml.plan.training import dump
+from rayml.spec.job import JobSpec
+from rayml.spec.point import base_values
+from rayml.spec.space import Space, build_space
+from rayml.spec.tune import HIGHER_IS_BETTER, TuneSpec
+from rayml.spec.words import count
+
+AUTO_TRIALS = 20
+
+
+def build_tune_step(job: JobSpec, origin: Origin, cluster: ClusterPlan, facts: Facts, trial: list[Step]) -> Step:
+    """The step that runs a sweep.
+
+    Args:
+        trial: the steps of a trial with the job's own values. All that decides them decides the sweep.
+    """
+    tune = job.tune
+    assert tune is not None, "a step is made of a section that is present"
+    space = build_space(tune, base_values(job))
+    config = {
+        **{name: dump_section(tune, name) for name in ("space", "constraints", "known", "warm_start")},
+        "search": resolve_search(tune, space),
+        "scheduler": dump(tune.scheduler),
+        "objectives": resolve_objectives(tune),
+        "budget": resolve_budget(tune, space),
+        "max_failures": tune.max_failures,
+        "seed": job.seed,
+        "trial": {step.name: {"config": step.config, "code": step.code} for step in trial},
+    }
+    training = trial[1]
+    cpus = training.resources.workers * training.resources.cpus_per_worker
+    gpus = training.resources.workers * training.resources.gpus_per_worker
+    check_prices(tune, cluster)
+    policy = {
+        "choose": resolve_choose(tune),
+        "limits": dict(tune.limits),
+        "final": tune.final,
+        "concurrency": resolve_concurrency(tune, cluster, cpus, gpus),
+        "retries_of_a_trial": training.policy["retries"],
+        "prices": {"head": cluster.price_per_hour, "node": cluster.nodes and cluster.nodes.price_per_hour},
+    }
+    inputs = {"data": trial[0].key}
+    code = facts.code["tune"]
+    key = digest({"stage": "tune", "config": config, "inputs": inputs, "code": code})
+    resources = Resources(workers=policy["concurrency"], cpus_per_worker=cpus, gpus_per_worker=gpus, ray=True)
+    return Step(name="tune", config=config, policy=policy, inputs=inputs, code=code, key=key, resources=resources)
+
+
+def dump_section(tune: TuneSpec, name: str) -> Any:
+    """A field as it was written, in JSON."""
+    return tune.model_dump(mode="json", include={name}, exclude_none=True)[name]
+
+
+def resolve_search(tune: TuneSpec, space: Space) -> dict[str, Any]:
+    """The search with its parameters."""
+    if tune.search != "auto":
+        return dump(tune.search)
+    if all(dimension.is_grid for dimension in space.dimensions):
+        return {"kind": "grid"}
+    return {"kind": "tpe", "startup": 10}
+
+
+def resolve_objectives(tune: TuneSpec) -> list[dict[str, str]]:
+    """Each metric with its goal."""
+    return [
+        {
+            "metric": objective.metric,
+            "goal": ("max" if objective.metric in HIGHER_IS_BETTER else "min")
+            if objective.goal == "auto"
+            else objective.goal,
+        }
+        for objective in tune.objectives
+    ]
+
+
+def resolve_budget(tune: TuneSpec, space: Space) -> dict[str, Any]:
+    """The limits; `trials` is None where only the others end the sweep."""
+    written = tune.budget
+    limits = {"wall_s": written.wall, **{name: getattr(written, name) for name in ("cpu_hours", "gpu_hours", "money")}}
+    trials = None if written.trials == "auto" else written.trials
+    grid = resolve_search(tune, space)["kind"] == "grid"
+    size = sum(1 for _ in space.grid()) if grid else space.size
+    if trials is None and not grid and all(limit is None for limit in limits.values()):
+        trials = AUTO_TRIALS
+    if size is not None and not space.constraints:
+        trials = size if trials is None else min(trials, size)
+    elif grid:
+        trials = size if trials is None else min(trials, size or 0)
+    return {"trials": trials, **limits}
+
+
+def resolve_choose(tune: TuneSpec) -> str:
+    """best or knee."""
+    if tune.choose != "auto":
+        return tune.choose
+    return "best" if len(tune.objectives) == 1 or tune.limits else "knee"
+
+
+def resolve_concurrency(tune: TuneSpec, cluster: ClusterPlan, cpus: int, gpus: int) -> int:
+    """Trials that the cluster holds at its largest. PlanError where it cannot hold one."""
+    holds = trials_of(cluster.cpus, cluster.gpus, cpus, gpus)
+    if cluster.nodes is not None:
+        holds += cluster.nodes.max * trials_of(cluster.nodes.cpus, cluster.nodes.gpus, cpus, gpus)
+    if holds == 0:
+        largest = max(cluster.cpus, cluster.nodes.cpus if cluster.nodes else 0)
+        raise PlanError(
+            f"a trial needs {count(cpus, 'CPU')} and {count(gpus, 'GPU')}, and no node of the cluster has as many",
+            where="tune",
+            hint=f"write train.workers and tune.cpus_per_worker so that their product is at most {largest}",
+        )
+    return holds if tune.concurrency == "auto" else min(tune.concurrency, holds)
+
+
+def trials_of(has_cpus: int, has_gpus: int, cpus: int, gpus: int) -> int:
+    """Trials that a node holds at a time."""
+    return min(has_cpus // cpus, has_gpus // gpus) if gpus else has_cpus // cpus
+
+
+def check_prices(tune: TuneSpec, cluster: ClusterPlan) -> None:
+    """PlanError where money is a limit and nothing has a price."""
+    priced = cluster.price_per_hour or (cluster.nodes is not None and cluster.nodes.price_per_hour)
+    if tune.budget.money is not None and not priced:
+        raise PlanError(
+            f"a budget of {tune.budget.money:g}, and the cluster file has no prices",
+            where="tune.budget.money",
+            hint="write price_per_hour into the cluster file, and name it by --cluster",
+        )
+
+
+def as_part_of_a_trial(step: Step) -> Step:
+    """A train step whose one worker is the trial's own process, which has imported torch."""
+    if step.resources.workers > 1 or step.policy["launcher"] == "ray_train":
+        return step
+    return step.model_copy(update={"policy": {**step.policy, "launcher": "inline"}})

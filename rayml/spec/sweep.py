@@ -1,0 +1,257 @@
+"""What is wrong with a `tune` section: found before anything runs, each with the key that it is about."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import ValidationError
+
+from rayml.errors import Problem
+from rayml.spec.expression import parse_expression
+from rayml.spec.job import JobSpec
+from rayml.spec.point import base_values, is_key, job_document, known_keys, put_values
+from rayml.spec.problems import problems_of
+from rayml.spec.space import Dimension, Point, Space, build_space, ordered
+from rayml.spec.tree import Node
+from rayml.spec.tune import EPOCH_METRICS, CmaEsSearch, GridSearch, Pb2, Pbt, TuneSpec
+from rayml.spec.words import listed, nearest, show
+
+At = tuple[str, ...]
+Found = tuple[At, str]
+"""Where in the file, and a sentence."""
+
+SEARCHABLE = ("data", "model", "train", "seed")
+"""Sections that a trial runs; what comes after them is the same for every trial."""
+NOT_SEARCHED = ("data.source", "data.split", "train.retries", "train.profile", "train.launcher", "train.checkpoint")
+"""Keys that change the rows that trials are compared on, or nothing of what is compared."""
+CHANGED_IN_TRAINING = ("train.optimizer.", "train.clip.", "train.l1")
+"""What a population may change between two epochs; all else is built into the model or the order of the data."""
+PROBES = 20
+"""Whole configurations that are drawn and checked."""
+
+
+def sweep_problems(job: JobSpec) -> list[Found]:
+    """Every fault of the section and of what it searches. Empty where it holds together, or there is none."""
+    tune = job.tune
+    if tune is None:
+        return []
+    found = [*path_problems(tune), *when_problems(tune), *objective_problems(tune), *scheduler_problems(job, tune)]
+    expressions, more = constraint_problems(job, tune)
+    found += more
+    if found:
+        return found
+    space = build_space(tune, base_values(job))
+    found += [*value_problems(job, space), *search_problems(tune, space), *known_problems(tune, space)]
+    return found or draw_problems(job, tune, space, len(expressions))
+
+
+def path_problems(tune: TuneSpec) -> Iterator[Found]:
+    """Keys that no job has, or that a sweep cannot change."""
+    for path in tune.space:
+        at = ("tune", "space", path)
+        if not is_key(path):
+            near = nearest(path, known_keys(), likeness=0.75)
+            yield at, f"no such key of a job{f'; did you mean `{near}`?' if near else '; see `rayml schema`'}"
+        elif path.partition(".")[0] not in SEARCHABLE:
+            yield at, f"a trial runs {listed(SEARCHABLE[:3], 'and')}, and this key changes none of it"
+        elif any(path == fixed or path.startswith(f"{fixed}.") for fixed in NOT_SEARCHED):
+            yield at, "trials are compared on the same rows and told apart by what they learn; this key is not searched"
+        elif any(other != path and path.startswith(f"{other}.") for other in tune.space):
+            around = next(other for other in tune.space if other != path and path.startswith(f"{other}."))
+            yield at, f"`{around}` is searched as a whole; write one of the two"
+
+
+def when_problems(tune: TuneSpec) -> Iterator[Found]:
+    """Conditions on keys that are not searched, on values that they never have, or in a circle."""
+    for path, written in tune.space.items():
+        for other, value in written.when.items():
+            at = ("tune", "space", path, "when", other)
+            if other not in tune.space:
+                near = nearest(other, tune.space)
+                meant = f"; did you mean `{near}`?" if near else f"; it can name {listed(list(tune.space))}"
+                yield at, f"not a key of this space{meant}"
+                continue
+            choices = tune.space[other].choice or tune.space[other].grid
+            values = value if isinstance(value, list) else [value]
+            odd = [each for each in values if choices is not None and each not in choices]
+            if odd:
+                yield at, f"{show(odd[0])} is not a value of `{other}`; it has {listed(list(choices or ()))}"
+    try:
+        if all(other in tune.space for written in tune.space.values() for other in written.when):
+            ordered(tune)
+    except ValueError as error:
+        yield ("tune", "space"), str(error)
+
+
+def objective_problems(tune: TuneSpec) -> Iterator[Found]:
+    """Objectives that are written twice."""
+    names = [objective.metric for objective in tune.objectives]
+    for place, name in enumerate(names):
+        if name in names[:place]:
+            yield ("tune", "objectives", str(place), "metric"), f"`{name}` is an objective already; leave this one out"
+
+
+def scheduler_problems(job: JobSpec, tune: TuneSpec) -> Iterator[Found]:
+    """Schedulers that have nothing to judge by, or no time for it."""
+    scheduler = tune.scheduler
+    epochs = None if job.train is None or "train.epochs" in tune.space else job.train.epochs
+    if scheduler.kind != "fifo" and tune.objectives[0].metric not in EPOCH_METRICS:
+        what = f"is known when a trial is done, and {scheduler.kind} judges after every epoch"
+        yield ("tune", "objectives", "0", "metric"), f"{what}; write {listed(EPOCH_METRICS)} first, or scheduler fifo"
+    grace = getattr(scheduler, "grace", None)
+    if grace is not None and epochs is not None and grace >= epochs:
+        what = f"{grace} epochs of grace, and a trial has {epochs}, so that none is stopped"
+        yield ("tune", "scheduler", "grace"), f"{what}; write at most {max(1, epochs - 1)}, or more train.epochs"
+    if isinstance(scheduler, Pbt | Pb2):
+        if not any(path.startswith(CHANGED_IN_TRAINING) and not path.endswith(".kind") for path in tune.space):
+            what = f"{scheduler.kind} changes numbers of the optimizer while a trial trains, and none is searched"
+            yield ("tune", "scheduler", "kind"), f"{what}; add `train.optimizer.lr`, or write asha"
+        if tune.budget.trials == "auto":
+            what = f"{scheduler.kind} needs to know how large its population is"
+            yield ("tune", "budget"), f"{what}; write trials: 8"
+        if any(written.when for written in tune.space.values()):
+            what = f"{scheduler.kind} changes every number of a trial, so none can depend on another key"
+            yield ("tune", "scheduler", "kind"), f"{what}; leave `when` out, or write asha"
+
+
+def constraint_problems(job: JobSpec, tune: TuneSpec) -> tuple[list[Any], list[Found]]:
+    """Constraints that cannot be read, or speak of keys that no job has."""
+    parsed, found = [], []
+    known = {*base_values(job), *tune.space}
+    for place, text in enumerate(tune.constraints):
+        at = ("tune", "constraints", str(place))
+        try:
+            expression = parse_expression(text)
+        except ValueError as error:
+            found.append((at, str(error)))
+            continue
+        odd = [name for name in expression.names if name not in known and not is_key(name)]
+        if odd:
+            near = nearest(odd[0], known)
+            meant = f"; did you mean `{near}`?" if near else ""
+            found.append((at, f"`{odd[0]}` is not a key of the job{meant} (text stands in quotes)"))
+        elif not any(name in tune.space for name in expression.names):
+            found.append((at, f"names no key of the space; it has {listed(list(tune.space))}"))
+        parsed.append(expression)
+    return parsed, found
+
+
+def value_problems(job: JobSpec, space: Space) -> Iterator[Found]:
+    """Values that the job's own rules refuse: every one of a choice, both ends of a range."""
+    document = job_document(job)
+    for dimension in space.dimensions:
+        told = set()
+        for value in ends(dimension):
+            for what in refusals(document, {**needed(dimension, space), dimension.path: value}, dimension.path):
+                if what not in told:
+                    told.add(what)
+                    yield ("tune", "space", dimension.path), what
+
+
+def ends(dimension: Dimension) -> list[Any]:
+    """The values that stand for all others."""
+    return list(dimension.values) if dimension.kind == "choice" else [dimension.at(0.0), dimension.at(1 - 1e-12)]
+
+
+def needed(dimension: Dimension, space: Space) -> Point:
+    """Values of the keys that a key depends on, with which it is searched."""
+    known = {each.path: each for each in space.dimensions}
+    point: Point = {}
+    for path, values in dimension.when:
+        point = {**point, **needed(known[path], space), path: values[0]}
+    return point
+
+
+def refusals(document: dict[str, Any], point: Point, path: str) -> list[str]:
+    """Why the job with these values would be refused, as sentences about one of its keys."""
+    try:
+        changed = put_values(document, point)
+        changed.pop("tune", None)
+        JobSpec.model_validate(changed)
+    except ValidationError as error:
+        problems = problems_of(error, JobSpec, as_tree(changed))
+        return [sentence(problem, path) for problem in problems]
+    except ValueError as error:
+        return [str(error)]
+    return []
+
+
+def sentence(problem: Problem, path: str) -> str:
+    """A problem as it is said beside a key of the space."""
+    return problem.what if problem.path == path else f"{problem.path}: {problem.what}"
+
+
+def as_tree(value: Any) -> Node:
+    """A document as a tree without lines, for the words of its problems."""
+    if isinstance(value, dict):
+        return Node({key: as_tree(inner) for key, inner in value.items()}, "tune", None)
+    if isinstance(value, list | tuple):
+        return Node([as_tree(inner) for inner in value], "tune", None)
+    return Node(value, "tune", None)
+
+
+def search_problems(tune: TuneSpec, space: Space) -> Iterator[Found]:
+    """Searches that cannot search this space."""
+    if isinstance(tune.search, GridSearch):
+        for dimension in space.dimensions:
+            if dimension.levels is None:
+                what = "has no end of values, and a grid tries each"
+                yield ("tune", "space", dimension.path), f"{what}; write `grid: [...]`, or a `step`"
+    if isinstance(tune.search, CmaEsSearch):
+        if len(tune.objectives) > 1:
+            yield ("tune", "search", "kind"), "cma_es takes one objective; write tpe or nsga2 for several"
+        if all(dimension.kind == "choice" for dimension in space.dimensions):
+            yield ("tune", "search", "kind"), "cma_es needs a key that is a number; write tpe"
+
+
+def known_problems(tune: TuneSpec, space: Space) -> Iterator[Found]:
+    """Known points that are not of this space."""
+    dimensions = {dimension.path: dimension for dimension in space.dimensions}
+    for place, point in enumerate(tune.known):
+        for path, value in point.items():
+            at = ("tune", "known", str(place), path)
+            if path not in dimensions:
+                near = nearest(path, dimensions)
+                meant = f"; did you mean `{near}`?" if near else f"; it has {listed(list(dimensions))}"
+                yield at, f"not a key of the space{meant}"
+            elif not dimensions[path].holds(value):
+                yield at, f"{show(value)} is not in the range of `{path}`"
+
+
+def draw_problems(job: JobSpec, tune: TuneSpec, space: Space, constraints: int) -> list[Found]:
+    """Constraints that nothing meets, and configurations that the job's rules refuse, however they are drawn."""
+    from rayml.spec.check import check_job
+
+    document, refused = job_document(job), []
+    for number in range(PROBES):
+        try:
+            point = space.draw(job.seed, number)
+        except ValueError as error:
+            return [(("tune", "constraints"), str(error))]
+        if point is None and space.size is not None:
+            point = next(space.grid(), None)
+        if point is None:
+            some = "no configuration that was drawn" if space.size is None else "no configuration of the space"
+            which = "it" if constraints == 1 else "all of them"
+            return [(("tune", "constraints"), f"{some} keeps to {which}; check the comparisons and the ranges")]
+        problem = first_refusal(document, point, check_job)
+        if problem is None:
+            return []
+        refused.append(problem)
+    return [(("tune", "space"), f"every configuration is refused; the first one: {refused[0]}")]
+
+
+def first_refusal(document: dict[str, Any], point: Point, check: Any) -> str | None:
+    """The first problem of the job that a configuration makes; None where it is a job."""
+    try:
+        changed = put_values(document, point)
+        changed.pop("tune", None)
+        job = JobSpec.model_validate(changed)
+    except ValidationError as error:
+        problem = problems_of(error, JobSpec, as_tree(changed))[0]
+        return f"{problem.path}: {problem.what}"
+    except ValueError as error:
+        return str(error)
+    misfit = next(iter(check(job)), None)
+    return None if misfit is None else f"{misfit[0]}: {misfit[1]}"
