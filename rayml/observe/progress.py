@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
 from rayml.observe.events import Event
+from rayml.observe.lines import LINES, gate_line, metrics_line, trial_line
+from rayml.observe.sweep import SweepLog, decision_text
+from rayml.observe.sweep_table import SweepTable, clock, fill
 
 
 def watch(console: Console, run: str, steps: list[str]) -> Watcher:
@@ -47,9 +50,13 @@ class PlainWatcher(Watcher):
     def __init__(self, console: Console, run: str) -> None:
         self._console = console
         self._told = 0.0
+        self._sweep = SweepLog()
         console.print(f"run {run}", highlight=False)
 
     def show(self, event: Event) -> None:
+        self._sweep.take(event)
+        if event["kind"] == "trial_done" and event["trial"] in self._sweep.trials:
+            self._say(f"{event['step']:>9}  {trial_line(self._sweep.trials[event['trial']], self._sweep.epochs)}")
         describe = LINES.get(event["kind"])
         if describe is None or (event["kind"] == "progress" and event["t"] - self._told < SILENCE_S):
             return
@@ -65,62 +72,6 @@ class PlainWatcher(Watcher):
 
 SILENCE_S = 30.0
 """A log hears of an epoch that takes longer this often."""
-
-
-def _metrics(event: Event) -> str:
-    step, metrics = event["step"], event.get("metrics", {})
-    if step == "data":
-        return f"{metrics['rows']:,.0f} rows, {metrics['classes']:.0f} classes"
-    if step == "train":
-        best = f"val/accuracy {metrics['val/accuracy']:.4f} at epoch {metrics['best_epoch']:.0f}"
-        return f"{best}, {metrics['samples_per_s']:,.0f} samples/s"
-    if step == "export":
-        difference = f"differs from torch by at most {metrics['parity_max_abs_diff']:.1e}"
-        return f"{metrics['size_bytes'] / 1000:,.0f} kB, {difference}"
-    if step == "evaluate":
-        return f"accuracy {metrics['accuracy']:.4f}, f1_macro {metrics['f1_macro']:.4f}"
-    if step == "serve":
-        return (
-            f"endpoint differs from the checkpoint by at most {metrics['parity_max_abs_diff']:.1e}, "
-            f"p50 {metrics['latency_p50_ms']:.1f} ms"
-        )
-    return ""
-
-
-def _epoch(event: Event) -> str:
-    return (
-        f"epoch {event['epoch']}/{event['epochs']}: train/loss {event['train/loss']:.4f}, "
-        f"val/loss {event['val/loss']:.4f}, val/accuracy {event['val/accuracy']:.4f}, "
-        f"{event['samples_per_s']:,.0f} samples/s"
-    )
-
-
-def _progress(event: Event) -> str:
-    return (
-        f"epoch {event['epoch']}/{event['epochs']}, step {event['batch']}/{event['batches']}: "
-        f"loss {event['loss']:.4f}, {event['samples_per_s']:,.0f} samples/s"
-    )
-
-
-def _gate(event: Event) -> str:
-    verdict = "passed" if event["passed"] else "NOT MET"
-    return f"gate {event['metric']} {event['bound']}: {event['value']:.6g}, {verdict}"
-
-
-def _started(event: Event) -> str:
-    return "starts" if event["attempt"] == 1 else f"starts again (attempt {event['attempt']})"
-
-
-LINES: dict[str, Callable[[Event], str]] = {
-    "step_cached": lambda event: f"cached, {event['reason']}",
-    "step_started": _started,
-    "progress": _progress,
-    "epoch": _epoch,
-    "note": lambda event: str(event["text"]),
-    "retry": lambda event: f"failed and is tried again: {event['reason'].splitlines()[0]}",
-    "step_done": lambda event: f"done in {event['seconds']:.1f} s: {_metrics(event)}",
-    "gate": _gate,
-}
 
 
 @dataclass
@@ -170,6 +121,7 @@ class LiveWatcher(Watcher):
         self._stops = False
         self._marks = MARKS if console.encoding.startswith("utf") else ASCII_MARKS
         self._spinner = Spinner("dots" if self._marks is MARKS else "line", style="cyan")
+        self._sweep = SweepTable(self._marks)
         self._live = Live(self._draw(), console=console, refresh_per_second=8, transient=False)
 
     def __enter__(self) -> Watcher:
@@ -197,6 +149,7 @@ class LiveWatcher(Watcher):
         row = self._rows.get(event.get("step", ""))
         if row is None:
             return
+        self._sweep.log.take(event)
         kind = event["kind"]
         if kind == "step_started":
             row.state, row.started, row.training = "running", event["t"], None
@@ -205,13 +158,15 @@ class LiveWatcher(Watcher):
             row.state, row.detail, row.started = "cached", event["reason"], None
         elif kind == "step_done":
             row.state, row.seconds, row.training = "done", event["seconds"], None
-            row.detail = _metrics(event)
+            row.detail = metrics_line(event)
         elif kind == "step_failed":
             row.state, row.training = "failed", None
             row.detail = event["error"]["what"].splitlines()[0]
         elif kind == "gate":
-            row.gates.append(_gate(event))
+            row.gates.append(gate_line(event))
             row.state = row.state if event["passed"] else "failed"
+        elif kind == "decided":
+            row.detail = decision_text(event)
         elif kind in ("progress", "epoch"):
             _follow(row, event)
         elif kind in ("note", "retry"):
@@ -220,15 +175,30 @@ class LiveWatcher(Watcher):
             row.detail, row.training = LINES[kind](event), None
 
     def _draw(self) -> RenderableType:
+        names = list(self._rows)
+        sweep = self._rows.get("tune")
+        shows_sweep = sweep is not None and sweep.state == "running" and bool(self._sweep.log.state)
+        until = names.index("tune") + 1 if shows_sweep else len(names)
+        since = "stopping" if self._stops else clock(self._now - self._started)
+        head = Text.assemble((f"run {self._run}", "bold"), (f"  {since}", "dim"))
+        above, below = self._table(names[:until]), self._table(names[until:])
+        if not shows_sweep:
+            return Group(head, above)
+        taken = 1 + sum(len(self._console.render_lines(part)) for part in (above, below))
+        width, height = self._console.width - SWEEP_INDENT, self._console.height - taken - 1
+        return Group(head, above, Padding(self._sweep.draw(width, height, self._now), (0, 0, 0, SWEEP_INDENT)), below)
+
+    def _table(self, names: list[str]) -> Table:
+        """The rows of some steps, under each other whatever stands between two such tables."""
         table = Table.grid(padding=(0, 1))
         table.add_column(width=1)
         table.add_column(width=8)
         table.add_column(width=8, justify="right")
         table.add_column(ratio=1)
-        for name, row in self._rows.items():
+        for name in names:
+            row = self._rows[name]
             table.add_row(self._mark(row), Text(name, style=STYLES[row.state]), self._seconds(row), self._detail(row))
-        clock = "stopping" if self._stops else _clock(self._now - self._started)
-        return Group(Text.assemble((f"run {self._run}", "bold"), (f"  {clock}", "dim")), table)
+        return table
 
     def _mark(self, row: _Row) -> RenderableType:
         return self._spinner if row.state == "running" else Text(self._marks[row.state], style=STYLES[row.state])
@@ -244,19 +214,22 @@ class LiveWatcher(Watcher):
             return Text("; ".join([*failed, row.detail]) if failed else row.detail, style="red" if failed else "")
         training, width = row.training, self._console.width - INDENT
         left = training.seconds_left(self._now)
-        ending = "" if left is None else f"{_clock(left)} left"
+        ending = "" if left is None else f"{clock(left)} left"
         room = min(40, width - len(training.heading) - len(ending) - 2)
         bar = [ProgressBar(total=1.0, completed=training.share, width=room)] if room >= SHORTEST_BAR else []
         line = Table.grid(padding=(0, 1))
         line.add_row(training.heading, *bar, ending)
-        return Group(line, Text("\n".join(_fill(list(training.numbers.values()), width)), style="dim"))
+        return Group(line, Text("\n".join(fill(list(training.numbers.values()), width)), style="dim"))
 
 
 SHORTEST_BAR = 8
 INDENT = 20
 """Columns before the details: the mark, the step and its seconds."""
+SWEEP_INDENT = 2
 MARKS = {"waiting": "·", "running": "●", "done": "✓", "cached": "≡", "failed": "✗", "stopped": "■"}
+MARKS |= {"unfinished": "◌", "front": "◆", "cut": "…"}
 ASCII_MARKS = {"waiting": ".", "running": "*", "done": "+", "cached": "=", "failed": "x", "stopped": "-"}
+ASCII_MARKS |= {"unfinished": "~", "front": ">", "cut": "~"}
 STYLES = {"waiting": "dim", "running": "cyan", "done": "green", "cached": "blue", "failed": "red", "stopped": "yellow"}
 
 
@@ -276,24 +249,6 @@ def _follow(row: _Row, event: Event) -> None:
         training.heading += f" step {event['batch']}/{event['batches']}"
     training.numbers.pop("speed", None)
     training.numbers["speed"] = f"{event['samples_per_s']:,.0f} samples/s"
-
-
-def _fill(parts: list[str], width: int) -> list[str]:
-    """Lines of at most `width` columns; no part is broken."""
-    lines = [""]
-    for part in parts:
-        longer = f"{lines[-1]}  {part}" if lines[-1] else part
-        if lines[-1] and len(longer) > width:
-            lines.append(part)
-        else:
-            lines[-1] = longer
-    return lines
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def conclude(console: Console, result: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from rayml.artifacts.durable import write_atomic
 from rayml.artifacts.store import Store
 from rayml.report import svg, view, words
 from rayml.report.record import Record, collect
+from rayml.report.sweep_view import sweep_view
 
 REPORT_FILE = "report.html"
 RECORD_FILE = "report.json"
@@ -30,6 +31,8 @@ SECTIONS = {
     "environment": "Environment",
 }
 """Anchor and title, in the order of the page."""
+SWEEP_AFTER = "metrics"
+"""Where the section of a job with a sweep stands."""
 
 
 def write_report(run_folder: Path, store: Store) -> Path:
@@ -73,7 +76,7 @@ def render(record: Record) -> str:
         record=record,
         run=record["run"],
         steps=steps,
-        sections=SECTIONS,
+        sections=sections_of(record),
         count=words.count,
         absence=lambda stage: view.absence(record, stage),
         train=view.find_step(record, "train"),
@@ -86,8 +89,24 @@ def render(record: Record) -> str:
         samples=view.samples(record),
         balance=view.balance(record),
         waterfall=view.waterfall(record),
+        sweep=sweep_view(record["sweep"], record["run"]["id"]),
         lineage=svg.lineage(
-            [step["name"] for step in steps], [list(step["inputs"]) for step in steps], [step["key"] for step in steps]
+            [step["name"] for step in steps],
+            [list(step["inputs"]) for step in steps],
+            [step["key"] for step in steps],
+            decided=("tune", "train") if view.find_step(record, "tune") and view.find_step(record, "train") else None,
         ),
         environment=view.environment(record),
     )
+
+
+def sections_of(record: Record) -> dict[str, str]:
+    """The sections of this run's page."""
+    if record["sweep"] is None:
+        return SECTIONS
+    found = {}
+    for anchor, title in SECTIONS.items():
+        found[anchor] = title
+        if anchor == SWEEP_AFTER:
+            found["sweep"] = "Sweep"
+    return found

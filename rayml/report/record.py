@@ -13,6 +13,7 @@ from rayml.artifacts.store import Artifact, Store
 from rayml.errors import RaymlError
 from rayml.observe.events import Event, read_events
 from rayml.plan.plan import Plan, Step
+from rayml.report.sweep import sweep_record
 from rayml.spec.evaluate import parse_gate
 
 RECORD_VERSION = 1
@@ -47,6 +48,7 @@ def collect(run_folder: Path, store: Store) -> Record:
         "steps": steps,
         "promises": _promises(plan, steps, gates, artifacts.get("export")),
         "gates": gates,
+        "sweep": sweep_record(plan, events, artifacts.get("tune")),
         "training": _training(plan, events, artifacts.get("train")),
         "speed": _speed(events, artifacts.get("train")),
         "evaluation": _read_json(artifacts.get("evaluate"), "evaluation.json"),
@@ -114,7 +116,7 @@ def _verdict(done: Event | None, steps: list[Record], gates: list[Record]) -> Re
         return {"status": "failed", "reason": where + error["what"], "hint": error.get("hint", "")}
     open_step = next((step for step in steps if step["status"] == "interrupted"), None)
     reason = f"stopped in {open_step['name']}" if open_step else "stopped between two steps"
-    reason += f", at epoch {open_step['progress']}" if open_step and open_step["progress"] else ""
+    reason += f", {open_step['progress']}" if open_step and open_step["progress"] else ""
     return {"status": "incomplete", "reason": reason, "hint": "run the job again: it continues where it was"}
 
 
@@ -130,7 +132,6 @@ def _step(step: Step, events: list[Event], store: Store) -> Record:
     last = next((event for event in reversed(mine) if event["kind"] in ends), None)
     status = ends[last["kind"]] if last else "not reached"
     first = next((event for event in mine if event["kind"] in ends), None)
-    progress = next((event for event in reversed(mine) if event["kind"] == "progress" and "epochs" in event), None)
     artifact = store.find(step.name, step.key) if status in ("done", "cached") else None
     return {
         "name": step.name,
@@ -147,10 +148,22 @@ def _step(step: Step, events: list[Event], store: Store) -> Record:
         "seconds": last.get("seconds") if last else None,
         "attempts": sum(event["kind"] == "step_started" for event in mine),
         "retries": [event.get("reason", "") for event in mine if event["kind"] == "retry"],
-        "progress": f"{progress.get('epoch')} of {progress['epochs']}" if progress else None,
+        "progress": _progress(mine),
         "error": last.get("error") if last and last["kind"] == "step_failed" else None,
         "artifact": _artifact(artifact) if artifact else None,
     }
+
+
+def _progress(mine: list[Event]) -> str | None:
+    """How far a step was when it was last heard of."""
+    for event in reversed(mine):
+        if event["kind"] == "progress" and "epochs" in event:
+            return f"at epoch {event.get('epoch')} of {event['epochs']}"
+        if event["kind"] == "sweep":
+            most = event["budget"].get("trials")
+            ended = event["done"] + event["stopped"] + event["failed"]
+            return f"after {ended} of {most} trials" if most else f"after {ended} trials"
+    return None
 
 
 def _artifact(artifact: Artifact) -> Record:

@@ -14,6 +14,9 @@ Point = tuple[float, float]
 WIDTH, HEIGHT = 440, 236
 LEFT, RIGHT, TOP, BOTTOM = 40, 44, 24, 26
 
+ROOMY_STEPS = 5
+"""More steps than this stand closer, so that they fit across the page."""
+
 
 @dataclass(frozen=True)
 class Line:
@@ -158,9 +161,20 @@ def confusion_map(classes: Sequence[str], confusion: Sequence[Sequence[int]]) ->
     return Markup("").join([*parts, Markup("</svg>")])
 
 
-def lineage(names: Sequence[str], inputs: Sequence[Sequence[str]], keys: Sequence[str]) -> Markup:
-    """Steps from left to right; an arrow from each artifact to the steps that were made from it."""
-    wide, high, gap, top = 132, 50, 44, 74
+def lineage(
+    names: Sequence[str],
+    inputs: Sequence[Sequence[str]],
+    keys: Sequence[str],
+    *,
+    decided: tuple[str, str] | None = None,
+) -> Markup:
+    """Steps from left to right; an arrow from each artifact to the steps that were made from it.
+
+    Args:
+        decided: a step that chose the configuration of another one, without being an input of it.
+    """
+    high, top = 50, 74
+    wide, gap = (132, 44) if len(names) <= ROOMY_STEPS else (118, 36)
     width = len(names) * (wide + gap) - gap + 2
     parts = [
         Markup(
@@ -170,16 +184,18 @@ def lineage(names: Sequence[str], inputs: Sequence[Sequence[str]], keys: Sequenc
         ).format(width, top + high + 2, "Which artifact was made from which: " + "; ".join(
             f"{name} from {', '.join(made_from)}" for name, made_from in zip(names, inputs, strict=True) if made_from)),
     ]  # fmt: skip
-    for column, made_from in enumerate(inputs):
-        for source in sorted((names.index(name) for name in made_from), reverse=True):
-            start, end = source * (wide + gap) + wide, column * (wide + gap)
-            if column - source == 1:
-                path = f"M{start + 2} {top + high / 2} H{end - 2}"
-            else:
-                peak = top - 20 - 16 * (column - source - 1)
-                leave, arrive = start - 24, end + 16 + 12 * (column - source - 2)
-                path = f"M{leave} {top - 1} C{leave} {peak} {arrive} {peak} {arrive} {top - 3}"
-            parts.append(Markup('<path class="edge" d="{}" marker-end="url(#tip)"/>').format(path))
+    arrows = [(names.index(name), column, "edge") for column, made_from in enumerate(inputs) for name in made_from]
+    if decided is not None:
+        arrows.append((names.index(decided[0]), names.index(decided[1]), "edge decides"))
+    for source, column, style in sorted(arrows, key=lambda arrow: (arrow[1], -arrow[0])):
+        start, end = source * (wide + gap) + wide, column * (wide + gap)
+        if column - source == 1:
+            path = f"M{start + 2} {top + high / 2} H{end - 2}"
+        else:
+            peak = top - 20 - 16 * (column - source - 1)
+            leave, arrive = start - 24, end + 16 + 12 * (column - source - 2)
+            path = f"M{leave} {top - 1} C{leave} {peak} {arrive} {peak} {arrive} {top - 3}"
+        parts.append(Markup('<path class="{}" d="{}" marker-end="url(#tip)"/>').format(style, path))
     for column, (name, key) in enumerate(zip(names, keys, strict=True)):
         x = column * (wide + gap) + 1
         parts.append(

@@ -18,6 +18,7 @@ PARTS = {
     "steps": list,
     "promises": list,
     "gates": list,
+    "sweep": (dict, type(None)),
     "training": (dict, type(None)),
     "speed": (dict, type(None)),
     "evaluation": (dict, type(None)),

@@ -1,0 +1,78 @@
+"""What the record holds of a sweep: its artifact and what was decided, or how far it got by its events."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from rayml.artifacts.store import Artifact
+from rayml.observe.events import Event
+from rayml.observe.sweep import SweepLog, Trial
+from rayml.plan.plan import Plan, Step
+from rayml.spec.tune import RANGES
+
+Record = dict[str, Any]
+
+SWEEP_FILE = "sweep.json"
+
+
+def sweep_record(plan: Plan, events: list[Event], artifact: Artifact | None) -> Record | None:
+    """The sweep's document and what was decided; None where the job has no sweep."""
+    step = next((step for step in plan.steps if step.name == "tune"), None)
+    if step is None:
+        return None
+    if artifact is None:
+        document = document_of_events(step, events)
+    else:
+        document = json.loads((artifact.path / SWEEP_FILE).read_text(encoding="utf-8"))
+    told = next((event for event in reversed(events) if event["kind"] == "decided"), None)
+    fields = ("trial", "values", "objectives", "why", "tied", "interval")
+    decision = None if told is None else {name: told[name] for name in fields}
+    if plan.decision is not None:
+        decision = plan.decision.model_dump(mode="json", include=set(fields))
+    return {**document, "is_whole": artifact is not None, "decision": decision}
+
+
+def document_of_events(step: Step, events: list[Event]) -> Record:
+    """What the artifact would hold, as far as events tell it: of a sweep that was cut off, or that runs now."""
+    config = step.config
+    log = SweepLog(config["objectives"])
+    mine = [event for event in events if event.get("step") == "tune"]
+    for event in mine:
+        log.take(event)
+    return {
+        **{name: config[name] for name in ("objectives", "scheduler", "search", "budget")},
+        "space": [dimension(path, written) for path, written in config["space"].items()],
+        "epochs": log.epochs or config["trial"]["train"]["config"]["epochs"],
+        "trials": [cut_off(trial, mine[-1]["t"]) for trial in log.trials.values()],
+        "nodes": log.nodes,
+        "spent": log.state.get("spent"),
+        "ended": None,
+        "front": log.front,
+        "hypervolume": [],
+        "importance": {},
+    }
+
+
+def dimension(path: str, written: Record) -> Record:
+    """A key of the space as the artifact has it, from the job's words."""
+    kind = next(name for name in RANGES if name in written)
+    is_choice = kind in ("choice", "grid")
+    low, high = (None, None) if is_choice else written[kind]
+    return {
+        "path": path,
+        "kind": "choice" if is_choice else kind,
+        "low": low,
+        "high": high,
+        "step": written.get("step"),
+        "values": list(written[kind]) if is_choice else [],
+        "when": list(written.get("when", {}).items()),
+    }
+
+
+def cut_off(trial: Trial, t: float) -> Trial:
+    """A trial as it is when nothing more is known than at `t`."""
+    if trial["status"] == "running":
+        trial = {**trial, "status": "unfinished"}
+        trial["spans"] = [{**span, "ended": span["ended"] or t} for span in trial["spans"]]
+    return {**trial, "keys": {}, "took_over": []}
