@@ -341,6 +341,7 @@ def resolve(
     from rayml.observe.runs import Home
     from rayml.plan.build import build_plan, cut_after
     from rayml.plan.facts import gather_facts
+    from rayml.plan.settle import settle_if_possible
     from rayml.run.starts import run_weights
     from rayml.spec.load import load_cluster, load_job
 
@@ -348,10 +349,11 @@ def resolve(
     base = job.absolute().parent
     folders: Home = Home(home)
     facts = gather_facts(spec, cluster_spec, base, lambda run: run_weights(folders, run))
-    resolved = build_plan(spec, cluster_spec, facts, str(job), base)
+    store = LocalStore(folders.artifacts)
+    resolved = settle_if_possible(build_plan(spec, cluster_spec, facts, str(job), base), store)
     if to is not None:
         resolved = cut_after(resolved, to)
-    return resolved, LocalStore(folders.artifacts), folders.latest_plan(spec.name)
+    return resolved, store, folders.latest_plan(spec.name)
 
 
 def stages_of(job: JobSpec) -> list[str]:

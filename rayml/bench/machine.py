@@ -40,7 +40,7 @@ def system_times() -> SystemTimes:
 
 def describe_machine() -> dict[str, Any]:
     """What the figures belong to."""
-    from rayml.run.runner import environment
+    from rayml.run.making import environment
 
     found = environment()
     names = ("processor", "system", "machine", "python", "rayml", "ray", "torch", "onnxruntime")

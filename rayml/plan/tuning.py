@@ -47,6 +47,7 @@ def build_tune_step(job: JobSpec, origin: Origin, cluster: ClusterPlan, facts: F
         "final": tune.final,
         "concurrency": resolve_concurrency(tune, cluster, cpus, gpus),
         "retries_of_a_trial": training.policy["retries"],
+        "warm": [],
         "prices": {"head": cluster.price_per_hour, "node": cluster.nodes and cluster.nodes.price_per_hour},
     }
     inputs = {"data": trial[0].key}

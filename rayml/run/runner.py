@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import functools
-import platform
-import shutil
 import time
-import traceback
-from collections.abc import Callable
 from dataclasses import asdict
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 
-from rayml.artifacts.manifest import Manifest
+from rayml.artifacts.durable import write_atomic
 from rayml.artifacts.store import Artifact, Store
-from rayml.errors import RaymlError, StageError, machine_failure
+from rayml.errors import RaymlError
 from rayml.observe.events import EventLog
+from rayml.observe.runs import RunFolder
 from rayml.plan.plan import Plan, Step
+from rayml.plan.settle import settle
 from rayml.run import gates, policy
+from rayml.run.making import Maker
 from rayml.run.session import Session
-from rayml.stages.api import Context, Outcome
-from rayml.stages.table import load_preparation, load_stage
-
-LIBRARIES = ("ray", "torch", "numpy", "pyarrow", "onnx", "onnxruntime", "scikit-learn")
+from rayml.stages.table import load_preparation
 
 
 class Runner:
@@ -36,11 +30,23 @@ class Runner:
         """Walk the plan; the artifact of every step. Raises the RaymlError that ended it."""
         done: dict[str, Artifact] = {}
         self.prepare()
-        for step in self.plan.steps:
+        for name in [step.name for step in self.plan.steps]:
+            step = self.plan.step(name)
             inputs = {name: done[name] for name in step.inputs}
-            done[step.name] = self.find(step) or self.make(step, inputs)
-            self.judge(step, done[step.name])
+            done[name] = self.find(step) or self.make(step, inputs)
+            self.judge(step, done[name])
+            if name == "tune" and self.plan.decision is None:
+                done["data"] = self.decide(done["data"])
         return done
+
+    def decide(self, data: Artifact) -> Artifact:
+        """Go on with what the sweep found: the plan of the steps after it, and the data that they read."""
+        self.plan = settle(self.plan, self.store)
+        decision = self.plan.decision
+        assert decision is not None, "a sweep that is done decides, or says why it cannot"
+        write_atomic(RunFolder(self.run_folder).plan_path, self.plan.model_dump_json(indent=1).encode())
+        self.log.emit("decided", step="tune", **decision.model_dump())
+        return self.find(self.plan.step("data")) or data
 
     def prepare(self) -> None:
         """Let the stages that will have to run start what takes long to start, beside the steps before them."""
@@ -84,21 +90,18 @@ class Runner:
         elif step.resources.alone:
             self.session.stop()
         self.log.emit("step_started", step=step.name, key=step.key, attempt=attempt)
-        started = time.perf_counter()
-        out = self.store.staging(step.name, step.key)
-        try:
-            outcome = call_stage(step, inputs, self.context(step, out))
-        except BaseException:
-            shutil.rmtree(out, ignore_errors=True)
-            raise
-        seconds = time.perf_counter() - started
-        if step.resources.alone and self.needs_ray_later(step):
-            self.session.begin()
-        artifact = self.store.commit(out, self.manifest(step, outcome, seconds))
+        maker = Maker(self.plan, self.store, self.run_folder)
+        emit = functools.partial(self.log.emit, step=step.name)
+        artifact, outcome, seconds = maker.attempt(step, inputs, emit, functools.partial(self.begin_ray_again, step))
         self.log.emit(
             "step_done", step=step.name, key=step.key, seconds=seconds, metrics=outcome.metrics, path=str(artifact.path)
         )
         return artifact
+
+    def begin_ray_again(self, step: Step) -> None:
+        """Let Ray start beside what follows, where a step was alone and a later one needs it."""
+        if step.resources.alone and self.needs_ray_later(step):
+            self.session.begin()
 
     def needs_ray_later(self, step: Step) -> bool:
         """Whether a step after this one will have to run on Ray."""
@@ -111,74 +114,3 @@ class Runner:
         for verdict in verdicts:
             self.log.emit("gate", **asdict(verdict))
         gates.refuse(verdicts, artifact)
-
-    def context(self, step: Step, out: Path) -> Context:
-        """What the stage gets besides its configuration."""
-        emit: Callable[..., None] = functools.partial(self.log.emit, step=step.name)
-        return Context(
-            plan=self.plan,
-            run=self.run_folder.name,
-            run_folder=self.run_folder,
-            out=out,
-            work=self.store.work(step.name, step.key),
-            emit=emit,
-        )
-
-    def manifest(self, step: Step, outcome: Outcome, seconds: float) -> Manifest:
-        """The record of a step that was just run; the store adds the files."""
-        return Manifest(
-            kind=step.name,
-            key=step.key,
-            files=(),
-            config=step.config,
-            inputs=step.inputs,
-            code=step.code,
-            metrics=outcome.metrics,
-            facts=outcome.facts,
-            environment=environment(),
-            run=self.run_folder.name,
-            job=self.plan.job,
-            created=datetime.now(UTC).isoformat(timespec="milliseconds"),
-            seconds=round(seconds, 3),
-        )
-
-
-def call_stage(step: Step, inputs: dict[str, Artifact], context: Context) -> Outcome:
-    """Run a stage; an exception that is neither a RaymlError nor a broken promise of ours becomes a StageError."""
-    try:
-        return load_stage(step.name)(step, inputs, context)
-    except (RaymlError, AssertionError):
-        raise
-    except Exception as error:
-        traceback.print_exc()
-        if isinstance(error, OSError) and (refused := machine_failure(error, step.name)):
-            raise refused from error
-        first_line = (str(error).strip().splitlines() or [""])[0]
-        raise StageError(
-            f"{type(error).__name__}: {first_line}",
-            where=step.name,
-            hint=f"the whole traceback is in {context.run_folder / 'driver.log'}",
-        ) from error
-
-
-@functools.cache
-def environment() -> dict[str, str]:
-    """What the result may depend on and no key holds: versions and the processor."""
-    versions = {name: metadata.version(name) for name in LIBRARIES}
-    return {
-        "rayml": metadata.version("rayml"),
-        "python": platform.python_version(),
-        **versions,
-        "machine": platform.machine(),
-        "processor": processor(),
-        "system": platform.system(),
-    }
-
-
-def processor() -> str:
-    """The processor's name, where Linux tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")

@@ -17,6 +17,22 @@ Inputs = Mapping[str, Artifact]
 """Name of each input (the step that made it) to its artifact."""
 
 
+class Execute(Protocol):
+    """How a stage runs steps of its own, such as those of a trial. Travels to other processes."""
+
+    def __call__(self, step: Step, inputs: Inputs, emit: Emit) -> Artifact:
+        """Find the step's artifact, or make it."""
+        ...
+
+    def find(self, step: Step) -> Artifact | None:
+        """The step's artifact, where anybody made it before."""
+        ...
+
+    def work(self, step: Step) -> Path:
+        """The folder where the step keeps its checkpoints."""
+        ...
+
+
 @dataclass(frozen=True)
 class Context:
     """What the runner hands to a stage besides its configuration."""
@@ -32,6 +48,8 @@ class Context:
     """Outlives a crash and a retry of the same key. Checkpoints live here."""
     emit: Callable[..., None]
     """`emit("progress", step=..., **fields)` appends one event; values are JSON."""
+    execute: Execute | None = None
+    """Runs steps of the stage's own; None where nobody will."""
 
     @property
     def home(self) -> Path:

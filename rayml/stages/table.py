@@ -11,6 +11,7 @@ from rayml.stages.api import Stage
 
 STAGES = {
     "data": "rayml.stages.data.stage:run",
+    "tune": "rayml.stages.tune.stage:run",
     "train": "rayml.stages.train.stage:run",
     "export": "rayml.stages.export.stage:run",
     "evaluate": "rayml.stages.evaluate.stage:run",

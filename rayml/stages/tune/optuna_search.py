@@ -1,0 +1,155 @@
+"""Model-based search by Optuna, whose state is the ledger's: a study in memory is made again from it, and no pickle is read.
+
+TPE and GP look at finished trials only, so each proposal comes from a sampler that is seeded by the trial's number: it
+is the same before and after a crash. CMA-ES and NSGA keep generations in the study; for them every earlier proposal is
+asked for again, in the ledger's order, with its values fixed.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.samplers import BaseSampler
+from optuna.trial import TrialState, create_trial
+
+from rayml.spec.space import Dimension, Point, Space
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+WITH_GENERATIONS = ("cma_es", "nsga2", "nsga3")
+
+
+class OptunaSearch:
+    """One study."""
+
+    origin = "search"
+
+    def __init__(self, config: dict[str, Any], space: Space, seed: int, goals: list[str]) -> None:
+        self.config, self.space, self.seed = config, space, seed
+        directions = ["maximize" if goal == "max" else "minimize" for goal in goals]
+        self.has_generations = config["kind"] in WITH_GENERATIONS
+        self.storage = optuna.storages.InMemoryStorage()
+        self.study = optuna.create_study(directions=directions, sampler=self.sampler(seed), storage=self.storage)
+        self.distributions = {each.path: distribution(each) for each in space.dimensions}
+        self.asked: tuple[int, optuna.Trial] | None = None
+        """The trial that the last proposal came from; told as failed where nobody took it."""
+        self.trials: dict[int, int] = {}
+        """Our number to Optuna's."""
+
+    def propose(self, number: int, again: int) -> Point | None:
+        if number < self.config.get("startup", 0):
+            return self.space.draw(self.seed, number, again)
+        self.drop_asked()
+        if not self.has_generations:
+            self.study.sampler = self.sampler(hash((self.seed, number, again)) % 2**31)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trial = self.study.ask()
+            point = self.suggest(trial)
+        self.asked = (number, trial)
+        return point
+
+    def suggest(self, trial: optuna.Trial) -> Point:
+        """The values of the keys that are searched beside each other."""
+        point: Point = {}
+        for dimension in self.space.dimensions:
+            if dimension.is_active(point):
+                point[dimension.path] = suggest_value(trial, dimension)
+        return point
+
+    def accept(self, number: int, point: Point) -> None:
+        if self.asked is not None and self.asked[0] == number and self.suggest(self.asked[1]) == point:
+            self.trials[number] = self.asked[1].number
+            self.asked = None
+            return
+        self.drop_asked()
+        if self.has_generations and number >= self.config.get("startup", 0):
+            self.study.enqueue_trial({path: self.written(path, value) for path, value in point.items()})
+            trial = self.study.ask()
+            self.suggest(trial)
+            self.trials[number] = trial.number
+            return
+        self.trials[number] = len(self.study.trials)
+        self.study.add_trial(self.frozen(point, TrialState.RUNNING))
+
+    def learn(self, number: int, values: list[float] | None, curve: list[tuple[int, float]], *, complete: bool) -> None:
+        trial = self.trials[number]
+        if complete and values is not None:
+            self.study.tell(trial, values)
+        elif curve and len(self.study.directions) == 1:
+            # TPE ranks what was stopped by how far it came, and what it had there.
+            study = self.storage.get_study_id_from_name(self.study.study_name)
+            place = self.storage.get_trial_id_from_study_id_trial_number(study, trial)
+            for epoch, value in curve:
+                self.storage.set_trial_intermediate_value(place, epoch, value)
+            self.study.tell(trial, state=TrialState.PRUNED)
+        else:
+            self.study.tell(trial, state=TrialState.FAIL)
+
+    def add(self, point: Point, values: list[float]) -> None:
+        """Learn from a trial of an earlier sweep."""
+        self.study.add_trial(self.frozen(point, TrialState.COMPLETE, values))
+
+    def frozen(self, point: Point, state: TrialState, values: list[float] | None = None) -> optuna.trial.FrozenTrial:
+        return create_trial(
+            state=state,
+            values=values,
+            params={path: self.written(path, value) for path, value in point.items()},
+            distributions={path: self.distributions[path] for path in point},
+        )
+
+    def written(self, path: str, value: Any) -> Any:
+        """A value as Optuna has it: the place of a choice, which may be a whole section."""
+        dimension = next(each for each in self.space.dimensions if each.path == path)
+        return dimension.values.index(value) if dimension.kind == "choice" else value
+
+    def drop_asked(self) -> None:
+        """Close a proposal that was of no use."""
+        if self.asked is not None:
+            self.study.tell(self.asked[1], state=TrialState.FAIL)
+            self.asked = None
+
+    def sampler(self, seed: int) -> BaseSampler:
+        """A new sampler of the section's kind. Startup draws are ours, and are done when it is asked."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            kind = self.config["kind"]
+            if kind == "tpe":
+                several = len(self.space.dimensions) > 1
+                return optuna.samplers.TPESampler(
+                    seed=seed, n_startup_trials=1, multivariate=several, group=several, constant_liar=True
+                )
+            if kind == "gp":
+                return optuna.samplers.GPSampler(seed=seed, n_startup_trials=1, deterministic_objective=False)
+            if kind == "cma_es":
+                return optuna.samplers.CmaEsSampler(seed=seed, n_startup_trials=1, warn_independent_sampling=False)
+            samplers = {"nsga2": optuna.samplers.NSGAIISampler, "nsga3": optuna.samplers.NSGAIIISampler}
+            return samplers[kind](seed=seed, population_size=self.config["population"])
+
+
+def distribution(dimension: Dimension) -> BaseDistribution:
+    """A key's range as Optuna's."""
+    if dimension.kind == "choice":
+        return CategoricalDistribution(tuple(range(len(dimension.values))))
+    if dimension.is_integer:
+        return IntDistribution(
+            int(dimension.low), int(dimension.high), log=dimension.is_log, step=int(dimension.step or 1)
+        )
+    return FloatDistribution(dimension.low, dimension.high, log=dimension.is_log, step=dimension.step)
+
+
+def suggest_value(trial: optuna.Trial, dimension: Dimension) -> Any:
+    """What Optuna proposes for a key, with the digits that a person would write."""
+    path, low, high = dimension.path, dimension.low, dimension.high
+    if dimension.kind == "choice":
+        return dimension.values[trial.suggest_categorical(path, range(len(dimension.values)))]
+    if dimension.is_integer:
+        return trial.suggest_int(path, int(low), int(high), log=dimension.is_log, step=int(dimension.step or 1))
+    return float(f"{trial.suggest_float(path, low, high, log=dimension.is_log, step=dimension.step):.12g}")

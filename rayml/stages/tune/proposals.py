@@ -1,0 +1,188 @@
+"""Which configuration is tried next: known ones first, then those of earlier sweeps' lists, then what a search proposes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from rayml.spec.space import Point, Space
+
+REDRAWS = 20
+"""Proposals for one trial that may be of no use before configurations are drawn at random."""
+MAX_LISTED = 100_000
+"""A space of more configurations is not listed to find the ones that were not tried."""
+
+Refuses = Callable[[Point], str | None]
+"""Why the job with these values cannot be planned; None where it can."""
+
+
+class Search(Protocol):
+    """Learns from trials and proposes configurations. Every method is called in the order of the ledger."""
+
+    origin: str
+    """What the ledger says of its proposals."""
+
+    def propose(self, number: int, again: int) -> Point | None:
+        """The configuration of trial `number`, or None where there is nothing left.
+
+        Args:
+            again: how many proposals for this number were of no use.
+        """
+
+    def accept(self, number: int, point: Point) -> None:
+        """Trial `number` runs with this configuration, whoever proposed it."""
+
+    def learn(self, number: int, values: list[float] | None, curve: list[tuple[int, float]], *, complete: bool) -> None:
+        """What came of a trial.
+
+        Args:
+            values: its objectives; None where it failed or was stopped before it had all.
+            curve: epoch and first objective.
+            complete: whether it trained to its end.
+        """
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A configuration, and where it came from."""
+
+    point: Point
+    origin: str
+
+
+class Proposals:
+    """Hands out configurations that are new, that keep to the constraints, and that the job's rules take."""
+
+    def __init__(self, space: Space, known: list[Point], search: Search, refuses: Refuses) -> None:
+        self.space, self.known, self.search, self.refuses = space, known, search, refuses
+        self.seen: set[str] = set()
+        self.refused: list[str] = []
+        """What was said of configurations that the job's rules do not take."""
+
+    def next(self, number: int) -> Proposal | None:
+        """The configuration of trial `number`; None where every one has been tried or is refused."""
+        for point in self.known:
+            if not self.is_seen(point) and self.is_usable(point):
+                return Proposal(point, "known")
+        for again in range(REDRAWS):
+            point = self.search.propose(number, again)
+            if point is None:
+                return None
+            if not self.is_seen(point) and self.is_usable(point):
+                return Proposal(point, self.search.origin)
+        return next(self.fresh(number), None)
+
+    def fresh(self, number: int) -> Iterator[Proposal]:
+        """Configurations that were not tried, drawn at random; all that are left where they can be counted."""
+        size = self.space.size
+        if size is not None and size <= MAX_LISTED:
+            candidates: Iterator[Point | None] = iter(
+                sorted(self.space.grid(), key=lambda point: hash_of(point, number))
+            )
+        else:
+            candidates = (self.space.draw(number, number, again) for again in range(REDRAWS, 10 * REDRAWS))
+        for point in candidates:
+            if point is not None and not self.is_seen(point) and self.is_usable(point):
+                yield Proposal(point, "draw")
+
+    def accept(self, number: int, point: Point) -> None:
+        """A trial runs with this configuration: it is not proposed again."""
+        self.seen.add(identity(point))
+        self.search.accept(number, point)
+
+    def is_seen(self, point: Point) -> bool:
+        return identity(point) in self.seen
+
+    def is_usable(self, point: Point) -> bool:
+        """Whether it keeps to the constraints and the job's rules."""
+        if not self.space.allows(point):
+            return False
+        problem = self.refuses(point)
+        if problem is not None:
+            self.refused.append(problem)
+        return problem is None
+
+
+def identity(point: Point) -> str:
+    """A text that two points share where they are equal."""
+    return json.dumps(point, sort_keys=True)
+
+
+def hash_of(point: Point, number: int) -> str:
+    """An order of points that looks random and is the same at every call."""
+    from rayml.artifacts.manifest import digest
+
+    return digest({"point": point, "number": number})
+
+
+class Draws:
+    """Random search."""
+
+    origin = "draw"
+
+    def __init__(self, space: Space, seed: int) -> None:
+        self.space, self.seed = space, seed
+
+    def propose(self, number: int, again: int) -> Point | None:
+        return self.space.draw(self.seed, number, again)
+
+    def accept(self, number: int, point: Point) -> None:
+        """Nothing that comes depends on it."""
+
+    def learn(self, number: int, values: list[float] | None, curve: list[tuple[int, float]], *, complete: bool) -> None:
+        """Nothing that comes depends on it."""
+
+
+class Grid(Draws):
+    """Every combination, in order."""
+
+    origin = "grid"
+
+    def __init__(self, space: Space, seed: int) -> None:
+        super().__init__(space, seed)
+        self.left = space.grid()
+
+    def propose(self, number: int, again: int) -> Point | None:
+        return next(self.left, None)
+
+
+class Sobol(Draws):
+    """A scrambled Sobol sequence over the unit cube of all keys, searched or not."""
+
+    def __init__(self, space: Space, seed: int) -> None:
+        super().__init__(space, seed)
+        self.place = 0
+
+    def propose(self, number: int, again: int) -> Point | None:
+        from scipy.stats import qmc
+
+        while self.place < MAX_LISTED:
+            sequence = qmc.Sobol(len(self.space.dimensions), scramble=True, rng=self.seed)
+            if self.place:
+                sequence.fast_forward(self.place)
+            self.place += 1
+            point = self.space.at([min(float(share), 1 - 1e-12) for share in sequence.random(1)[0]])
+            if self.space.allows(point):
+                return point
+        return None
+
+    def accept(self, number: int, point: Point) -> None:
+        """A sequence that goes on after a crash goes on behind what it gave."""
+        self.place = max(self.place, number + 1)
+
+
+def search_of(config: dict[str, Any], space: Space, seed: int, goals: list[str]) -> Search:
+    """The search that a section names.
+
+    Args:
+        config: the resolved `search` section.
+        goals: max or min of each objective.
+    """
+    simple = {"random": Draws, "grid": Grid, "sobol": Sobol}
+    if config["kind"] in simple:
+        return simple[config["kind"]](space, seed)
+    from rayml.stages.tune.optuna_search import OptunaSearch
+
+    return OptunaSearch(config, space, seed, goals)

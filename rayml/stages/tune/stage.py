@@ -1,0 +1,181 @@
+"""The tune stage, on the driver: run the sweep that the step describes, or go on with it, and leave what it found."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from rayml.errors import StageError
+from rayml.plan.build import build_trial
+from rayml.plan.plan import Step
+from rayml.plan.settle import SWEEP_FILE
+from rayml.spec.job import JobSpec
+from rayml.spec.point import base_values
+from rayml.spec.space import Point, Space, build_space
+from rayml.stages.api import Context, Inputs, Outcome
+from rayml.stages.tune.desk import Desk
+from rayml.stages.tune.engine import Settings, run_sweep
+from rayml.stages.tune.ledger import Ledger, Trial
+from rayml.stages.tune.meter import Meter
+from rayml.stages.tune.outcome import sweep_document
+from rayml.stages.tune.proposals import Proposals, search_of
+from rayml.stages.tune.schedulers import build_scheduler
+from rayml.stages.tune.walk import Walk, population_of
+
+SHOWN_ERRORS = 5
+
+
+def run(step: Step, inputs: Inputs, context: Context) -> Outcome:
+    """Run trials until the budget ends; leave `sweep.json`.
+
+    Raises:
+        StageError: every trial failed.
+    """
+    sweep = Preparation(step, inputs, context)
+    ended = run_sweep(sweep.desk, sweep.engine_settings(), sweep.walk())
+    for problem in sorted(set(sweep.desk.proposals.refused)):
+        context.emit("note", text=f"a configuration was left out: {problem}")
+    sweep.ledger.close()
+    trials = sweep.ledger.sweep.trials
+    refuse_failure_of_all(trials)
+    document = sweep_document(sweep.ledger.sweep, sweep.space, sweep.settings, ended)
+    (context.out / SWEEP_FILE).write_text(json.dumps(document, indent=1))
+    return Outcome(summarize(trials, sweep.settings["objectives"]), {"ended": ended, "spent": document["spent"]})
+
+
+class Preparation:
+    """Everything that a sweep is made of, from the step."""
+
+    def __init__(self, step: Step, inputs: Inputs, context: Context) -> None:
+        origin = context.plan.origin
+        assert origin is not None and context.execute is not None, "a sweep is run by a runner, from a whole plan"
+        self.step, self.context, self.origin, self.execute = step, context, origin, context.execute
+        config = step.config
+        job = JobSpec.model_validate(origin.job)
+        assert job.tune is not None, "the step was made of this section"
+        self.space: Space = build_space(job.tune, base_values(job))
+        train = config["trial"]["train"]["config"]
+        self.settings: dict[str, Any] = {
+            **{name: config[name] for name in ("objectives", "scheduler", "search", "budget", "max_failures")},
+            "epochs": train["epochs"],
+            "best": train["best"],
+            "metrics": [*(each["metric"] for each in config["objectives"]), *step.policy["limits"]],
+            "constant_lr": train["schedule"]["kind"] == "constant",
+            "val_rows": int(inputs["data"].manifest.metrics["rows_val"]),
+        }
+        self.takes_over = config["scheduler"]["kind"] in ("pbt", "pb2")
+        self.ledger = Ledger(context.work)
+        self.desk = Desk(
+            self.ledger,
+            Proposals(self.space, self.known(job), self.search(), self.refusal),
+            Meter(config["budget"], step.policy["prices"], self.ledger.sweep.spent, time.monotonic()),
+            self.settings,
+            self.holds,
+            context.emit,
+            (lambda number, take: population_of(step.key, number, take)) if self.takes_over else None,
+        )
+
+    def search(self) -> Any:
+        """The search, which knows what earlier sweeps found."""
+        config = self.step.config
+        goals = [objective["goal"] for objective in config["objectives"]]
+        search = search_of(config["search"], self.space, config["seed"], goals)
+        learned = 0
+        for point, values in self.step.policy["warm"] if hasattr(search, "add") else []:
+            if self.space.holds(point):
+                search.add(point, values)
+                learned += 1
+        if self.step.policy["warm"]:
+            self.context.emit("note", text=f"starts from {learned} of {len(self.step.policy['warm'])} earlier trials")
+        return search
+
+    def known(self, job: JobSpec) -> list[Point]:
+        """The points that the job names, with the job's own values for the keys that they leave out."""
+        own = base_values(job)
+        found = []
+        for written in self.step.config["known"]:
+            point: Point = {}
+            for dimension in self.space.dimensions:
+                value = written.get(dimension.path, own.get(dimension.path))
+                if dimension.is_active(point) and value is not None and dimension.holds(value):
+                    point[dimension.path] = value
+            found.append(point)
+        return found
+
+    def refusal(self, point: Point) -> str | None:
+        """Why a configuration cannot be planned: found before it costs anything."""
+        from rayml.errors import RaymlError
+
+        try:
+            build_trial(self.origin, point)
+        except RaymlError as error:
+            return f"{error.where}: {error.what}"
+        return None
+
+    def holds(self, point: Point) -> tuple[float, float]:
+        """CPUs and GPUs of a trial."""
+        resources = build_trial(self.origin, point)[1].resources
+        workers = resources.workers
+        return float(workers * resources.cpus_per_worker), float(workers * resources.gpus_per_worker)
+
+    def bundle(self, trial: Trial) -> dict[str, float]:
+        """What Ray reserves for a trial, on one node."""
+        cpus, gpus = self.holds(trial.point)
+        return {"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}
+
+    def engine_settings(self) -> Settings:
+        """What the engine needs."""
+        config, policy = self.step.config, self.step.policy
+        return Settings(
+            scheduler=build_scheduler(
+                config["scheduler"], config["objectives"][0], self.settings["epochs"], self.space
+            ),
+            kind=config["scheduler"]["kind"],
+            epochs=self.settings["epochs"],
+            concurrency=policy["concurrency"],
+            retries=policy["retries_of_a_trial"],
+            storage=self.storage(),
+            bundle=self.bundle,
+        )
+
+    def storage(self) -> Path:
+        """A folder for what Ray Tune writes and nobody reads."""
+        folder = self.context.work / "ray"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def walk(self) -> Walk:
+        """What evaluates a trial."""
+        return Walk(self.origin, self.execute, self.step.key, self.takes_over)
+
+
+def refuse_failure_of_all(trials: list[Trial]) -> None:
+    """StageError with the distinct errors where no trial came to anything."""
+    failed = [trial for trial in trials if trial.status == "failed"]
+    if not trials or len(failed) < len(trials):
+        return
+    errors = list(dict.fromkeys((trial.error or "").splitlines()[0] for trial in failed))
+    shown = "; ".join(errors[:SHOWN_ERRORS])
+    more = f"; and {len(errors) - SHOWN_ERRORS} more" if len(errors) > SHOWN_ERRORS else ""
+    raise StageError(
+        f"every one of {len(failed)} trials failed: {shown}{more}",
+        where="tune",
+        hint=f"`rayml show RUN --trial {failed[0].number}` prints a job file that fails in the same way",
+    )
+
+
+def summarize(trials: list[Trial], objectives: list[dict[str, str]]) -> dict[str, float]:
+    """Counts, and the best value of each objective."""
+    metrics = {"trials": float(len(trials))}
+    for status in ("done", "stopped", "failed", "unfinished"):
+        metrics[status] = float(sum(trial.status == status for trial in trials))
+    metrics["epochs"] = float(sum(len(trial.epochs) for trial in trials))
+    for objective in objectives:
+        values = [trial.values[objective["metric"]] for trial in trials if objective["metric"] in trial.values]
+        finite = [value for value in values if math.isfinite(value)]
+        if finite:
+            metrics[f"best {objective['metric']}"] = (max if objective["goal"] == "max" else min)(finite)
+    return metrics
