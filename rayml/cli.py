@@ -270,6 +270,27 @@ def report(run: RunName, home: HomeFolder = DEFAULT_HOME) -> None:
 
 
 @app.command()
+def show(
+    run: RunName,
+    trial: Annotated[int | None, typer.Option("--trial", min=0, help="A trial of the run's sweep.")] = None,
+    home: HomeFolder = DEFAULT_HOME,
+    as_json: AsJson = False,
+) -> None:
+    """Print the job file of a run, or of one trial of its sweep.
+
+    What a trial was trained with: `rayml show RUN --trial 7 > job.yaml`, and `rayml run job.yaml` finds its result.
+    """
+    from rayml.observe.runs import Home
+    from rayml.run.show import job_of, write_job
+
+    document, notes = job_of(Home(home), run, trial)
+    if as_json:
+        print_json(document)
+    else:
+        say(write_job(document, notes).rstrip())
+
+
+@app.command()
 def serve(
     run: RunName,
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="The port; a free one if left out.")] = None,
@@ -342,13 +363,15 @@ def resolve(
     from rayml.plan.build import build_plan, cut_after
     from rayml.plan.facts import gather_facts
     from rayml.plan.settle import settle_if_possible
-    from rayml.run.starts import run_weights
+    from rayml.run.starts import run_trials, run_weights
     from rayml.spec.load import load_cluster, load_job
 
     spec, cluster_spec = load_job(job, overrides), load_cluster(cluster)
     base = job.absolute().parent
     folders: Home = Home(home)
-    facts = gather_facts(spec, cluster_spec, base, lambda run: run_weights(folders, run))
+    facts = gather_facts(
+        spec, cluster_spec, base, lambda run: run_weights(folders, run), lambda run: run_trials(folders, run)
+    )
     store = LocalStore(folders.artifacts)
     resolved = settle_if_possible(build_plan(spec, cluster_spec, facts, str(job), base), store)
     if to is not None:

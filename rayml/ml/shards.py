@@ -85,15 +85,18 @@ class ShardSet:
         self.labels.flags.writeable = False
 
     @classmethod
-    def open(cls, folder: Path, split: str) -> ShardSet:
-        """Map the shards of a split; nothing of the features is read before it is asked for.
+    def open(cls, folder: Path, *splits: str) -> ShardSet:
+        """Map the shards of a split, or of several one after the other; no feature is read before it is asked for.
 
         Raises:
-            StageError: the folder has no shard of this split, or one that cannot be read.
+            StageError: the folder has no shard of a split, or one that cannot be read.
         """
-        shards = [_map_shard(path) for path in sorted(folder.glob(f"{split}-*.arrow"))]
-        if not shards:
-            raise StageError(f"no shard of the split {split!r}", where=str(folder))
+        shards = []
+        for split in splits:
+            paths = sorted(folder.glob(f"{split}-*.arrow"))
+            if not paths:
+                raise StageError(f"no shard of the split {split!r}", where=str(folder))
+            shards += [_map_shard(path) for path in paths]
         ids, features, labels = (list(column) for column in zip(*shards, strict=True))
         return cls(ids, features, labels)
 

@@ -29,7 +29,7 @@ class MemoryEstimate(BaseModel):
     parts: dict[str, int]
     """weights, gradients, optimizer, activations, communication, average: what the peak is made of."""
     checkpoint: int = 0
-    """Bytes in the host's memory besides: the copies from which the first worker writes checkpoints."""
+    """Bytes in the host's memory besides: the copies from which a worker writes checkpoints."""
 
     @property
     def total(self) -> int:

@@ -41,6 +41,8 @@ class Facts:
     """The weights that training starts from, where they lie here."""
     deepspeed: dict[str, Any] | None = None
     """What the DeepSpeed file of `strategy.config` holds."""
+    warm: tuple[dict[str, Any], ...] = ()
+    """Trials of the sweeps that `tune.warm_start` names: `point` and `values` of each."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,17 @@ class Weights:
 
 RunWeights = Callable[[str], Weights]
 """The weights of another run, by its id."""
+RunTrials = Callable[[str], list[dict[str, Any]]]
+"""`point` and `values` of the trials of another run's sweep, by its id."""
 
 
-def gather_facts(job: JobSpec, cluster: ClusterSpec, base: Path, run_weights: RunWeights | None = None) -> Facts:
+def gather_facts(
+    job: JobSpec,
+    cluster: ClusterSpec,
+    base: Path,
+    run_weights: RunWeights | None = None,
+    run_trials: RunTrials | None = None,
+) -> Facts:
     """Look at this machine and at the job's files. PlanError where a source or the code folder is not there."""
     user_code = None if job.code is None else base / job.code
     return Facts(
@@ -70,13 +80,22 @@ def gather_facts(job: JobSpec, cluster: ClusterSpec, base: Path, run_weights: Ru
         linux=platform.system() == "Linux",
         start=find_weights(job, base, run_weights),
         deepspeed=read_document(job, base),
+        warm=tuple(find_trials(job, run_trials)),
     )
+
+
+def find_trials(job: JobSpec, run_trials: RunTrials | None) -> list[dict[str, Any]]:
+    """What the sweeps that `tune.warm_start` names have found."""
+    names = () if job.tune is None else job.tune.warm_start
+    assert run_trials is not None or not names, "whoever plans a job with a warm start says how to find a run's trials"
+    return [trial for name in names for trial in (run_trials(name) if run_trials else [])]
 
 
 def read_facts(document: dict[str, Any]) -> Facts:
     """The facts that `dataclasses.asdict` wrote down."""
     start = document["start"]
-    return Facts(**{**document, "start": None if start is None else Weights(**start)})
+    read = {"start": None if start is None else Weights(**start), "warm": tuple(document["warm"])}
+    return Facts(**{**document, **read})
 
 
 def find_weights(job: JobSpec, base: Path, run_weights: RunWeights | None) -> Weights | None:

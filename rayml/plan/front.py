@@ -32,9 +32,7 @@ def knee(rows: Sequence[Row]) -> int:
     lows, highs = [min(column) for column in columns], [max(column) for column in columns]
 
     def distance(row: Row) -> float:
-        shares = [
-            (high - value) / ((high - low) or 1.0) for value, low, high in zip(row, lows, highs, strict=True)
-        ]
+        shares = [(high - value) / ((high - low) or 1.0) for value, low, high in zip(row, lows, highs, strict=True)]
         return math.hypot(*shares)
 
     return min(range(len(rows)), key=lambda place: distance(rows[place]))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rayml.plan.plan import Plan
+from rayml.plan.plan import Plan, Step
+from rayml.plan.preview import preview
 from rayml.plan.show import Forecast
 from rayml.spec.words import count
 
@@ -34,7 +35,17 @@ def plan_json(plan: Plan, planned: Forecast) -> dict[str, Any]:
         "memory": None if planned.memory is None else {"total": planned.memory.total, **planned.memory.model_dump()},
         "steps": [step.model_dump() for step in planned.steps],
         "will_run": [step.name for step in planned.work],
+        **sweep_json(plan),
     }
+
+
+def sweep_json(plan: Plan) -> dict[str, Any]:
+    """What a plan says of a sweep; nothing where the job has none."""
+    if all(step.name != "tune" for step in plan.steps):
+        return {}
+    size, points = preview(plan)
+    decision = None if plan.decision is None else plan.decision.model_dump()
+    return {"sweep": {"configurations": size, "first": points, "decision": decision}}
 
 
 def print_plan(console: Console, plan: Plan, planned: Forecast) -> None:
@@ -76,12 +87,32 @@ def estimate(seconds: float | None) -> str:
 
 def resolved_values(plan: Plan, planned: Forecast) -> list[tuple[str, Any]]:
     """Every leaf of every step's configuration, and what only the data says."""
-    leaves = [leaf for step in plan.steps for leaf in walk(step.name, {**step.config, **step.policy})]
+    leaves = [leaf for step in plan.steps for leaf in walk(step.name, shown_of(step))]
     shown = [(path, LATER.get(path, value) if value == "auto" else value) for path, value in leaves]
     found = [(f"data -> {name}", value) for name, value in planned.resolved.items()]
+    found += sweep_values(plan)
     if any(step.name == "train" for step in plan.steps):
         found.append(("train -> memory per worker", memory_words(planned)))
     return [*shown, *found]
+
+
+def shown_of(step: Step) -> dict[str, Any]:
+    """A step's configuration and policy, without what stands elsewhere: the steps of a trial are the job's own."""
+    hidden = ("trial", "warm") if step.name == "tune" else ()
+    return {name: value for name, value in {**step.config, **step.policy}.items() if name not in hidden}
+
+
+def sweep_values(plan: Plan) -> list[tuple[str, Any]]:
+    """How large the space of a sweep is, its first configurations, and what it decided."""
+    if all(step.name != "tune" for step in plan.steps):
+        return []
+    size, points = preview(plan)
+    found: list[tuple[str, Any]] = [("tune -> configurations", "not countable" if size is None else f"{size:,}")]
+    for number, point in enumerate(points):
+        found.append((f"tune -> trial {number}", ", ".join(f"{path}={value}" for path, value in point.items())))
+    if plan.decision is not None:
+        found.append(("tune -> decided", f"trial {plan.decision.trial}, {plan.decision.why}"))
+    return found
 
 
 def memory_words(planned: Forecast) -> str:

@@ -116,7 +116,8 @@ def none_within(trials: list[Trial], limits: dict[str, str]) -> GateError:
     def excess(trial: Trial) -> float:
         bounds = {metric: parse_gate(gate)[1] for metric, gate in limits.items()}
         broken = [metric for metric, gate in limits.items() if not keeps_to(trial, {metric: gate})]
-        return max(abs(trial["values"][metric] - bounds[metric]) / (abs(bounds[metric]) or 1.0) for metric in broken)
+        values: dict[str, float] = trial["values"]
+        return max(abs(values[metric] - bounds[metric]) / (abs(bounds[metric]) or 1.0) for metric in broken)
 
     nearest = min(trials, key=excess)
     missed = [
@@ -138,9 +139,7 @@ def limits_in_words(limits: dict[str, str]) -> str:
 
 def turned(trial: Trial, objectives: list[dict[str, str]]) -> list[float]:
     """The objectives of a trial, each so that more is better."""
-    return [
-        trial["values"][each["metric"]] * (1.0 if each["goal"] == "max" else -1.0) for each in objectives
-    ]
+    return [trial["values"][each["metric"]] * (1.0 if each["goal"] == "max" else -1.0) for each in objectives]
 
 
 def interval_of(value: float, metric: str, val_rows: int) -> tuple[float, float] | None:

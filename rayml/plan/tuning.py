@@ -28,7 +28,8 @@ def build_tune_step(job: JobSpec, origin: Origin, cluster: ClusterPlan, facts: F
     assert tune is not None, "a step is made of a section that is present"
     space = build_space(tune, base_values(job))
     config = {
-        **{name: dump_section(tune, name) for name in ("space", "constraints", "known", "warm_start")},
+        **{name: dump_section(tune, name) for name in ("space", "constraints", "known")},
+        "warm_start": [digest(trial) for trial in facts.warm],
         "search": resolve_search(tune, space),
         "scheduler": dump(tune.scheduler),
         "objectives": resolve_objectives(tune),
@@ -47,7 +48,7 @@ def build_tune_step(job: JobSpec, origin: Origin, cluster: ClusterPlan, facts: F
         "final": tune.final,
         "concurrency": resolve_concurrency(tune, cluster, cpus, gpus),
         "retries_of_a_trial": training.policy["retries"],
-        "warm": [],
+        "warm": warm_trials(facts, resolve_objectives(tune)),
         "prices": {"head": cluster.price_per_hour, "node": cluster.nodes and cluster.nodes.price_per_hour},
     }
     inputs = {"data": trial[0].key}
@@ -98,6 +99,16 @@ def resolve_budget(tune: TuneSpec, space: Space) -> dict[str, Any]:
     elif grid:
         trials = size if trials is None else min(trials, size or 0)
     return {"trials": trials, **limits}
+
+
+def warm_trials(facts: Facts, objectives: list[dict[str, str]]) -> list[list[Any]]:
+    """`[point, values]` of each earlier trial that has every objective."""
+    names = [objective["metric"] for objective in objectives]
+    return [
+        [trial["point"], [trial["values"][name] for name in names]]
+        for trial in facts.warm
+        if all(name in trial["values"] for name in names)
+    ]
 
 
 def resolve_choose(tune: TuneSpec) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from rayml.errors import Problem
-from rayml.spec.expression import parse_expression
+from rayml.spec.expression import Expression, parse_expression
 from rayml.spec.job import JobSpec
 from rayml.spec.point import base_values, is_key, job_document, known_keys, put_values
 from rayml.spec.problems import problems_of
@@ -115,9 +115,10 @@ def scheduler_problems(job: JobSpec, tune: TuneSpec) -> Iterator[Found]:
             yield ("tune", "scheduler", "kind"), f"{what}; leave `when` out, or write asha"
 
 
-def constraint_problems(job: JobSpec, tune: TuneSpec) -> tuple[list[Any], list[Found]]:
+def constraint_problems(job: JobSpec, tune: TuneSpec) -> tuple[list[Expression], list[Found]]:
     """Constraints that cannot be read, or speak of keys that no job has."""
-    parsed, found = [], []
+    parsed: list[Expression] = []
+    found: list[Found] = []
     known = {*base_values(job), *tune.space}
     for place, text in enumerate(tune.constraints):
         at = ("tune", "constraints", str(place))

@@ -18,6 +18,7 @@ from rayml.ml.schema import Schema
 from rayml.ml.shards import ShardSet, load_schema
 from rayml.plan.plan import Step
 from rayml.stages.api import Context, Inputs, Outcome
+from rayml.stages.export.latency import measure_latency
 from rayml.stages.export.onnx_file import session_outputs, write_onnx
 
 ONNX_FILE = "model.onnx"
@@ -41,6 +42,7 @@ def run(step: Step, inputs: Inputs, context: Context) -> Outcome:
 
     metrics, worst = compare(sample_ids, trained, exported, labels, schema.classes)
     metrics["size_bytes"] = float(path.stat().st_size)
+    metrics |= measure_latency(path, schema.feature.name, records[:1])
     facts = {
         "opset": step.config["opset"],
         "inputs": [

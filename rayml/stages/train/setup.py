@@ -29,6 +29,8 @@ from rayml.stages.train.strategies.base import Recipe, Seat, Strategy
 from rayml.stages.train.strategies.statistics import has_running_statistics
 from rayml.stages.train.strategies.table import build_strategy
 
+TRAINED_ON = {"train": ("train",), "train_and_val": ("train", "val")}
+
 
 @dataclass
 class Training:
@@ -64,7 +66,7 @@ def assemble(config: LoopConfig, seat: Seat, emit: Emit) -> Training:
         be_deterministic()
     data = Path(config.data)
     schema = load_schema(data)
-    train_set = ShardSet.open(data, "train")
+    train_set = ShardSet.open(data, *TRAINED_ON[train["rows"]])
     steps_per_epoch = -(-len(train_set) // train["batch_size"])
     model = make_model(config, schema, emit)
     return Training(

@@ -44,6 +44,7 @@ class Desk:
         self.waiting = [trial.number for trial in ledger.sweep.unfinished()]
         """Trials of an earlier process that have to go on first."""
         self.live: set[int] = set()
+        """Trials that hold resources or wait for them. Paused ones do neither."""
         self.where: dict[int, tuple[str, float]] = {}
         """Running trial to its node and when it came there."""
         self.exhausted = False
@@ -125,6 +126,7 @@ class Desk:
     def started(self, number: int) -> None:
         """A trial got its resources."""
         trial, now = self.trial(number), time.time()
+        self.live.add(number)
         self.ledger.write("started", trial=number, t=now)
         self.where[number] = ("", now)
         self.meter.holding[number] = self.holds(trial.point)
@@ -137,7 +139,14 @@ class Desk:
         self.place(number, node)
         self.ledger.write("epoch", trial=number, t=time.time(), record=record)
         values = {name: value for name, value in record.items() if name != "epoch"}
-        self.emit("trial_epoch", trial=number, epoch=record["epoch"], epochs=self.settings["epochs"], values=values)
+        self.emit(
+            "trial_epoch",
+            trial=number,
+            epoch=record["epoch"],
+            epochs=self.settings["epochs"],
+            values=values,
+            node=node,
+        )
 
     def place(self, number: int, node: str) -> None:
         """Where a trial runs is known from what it reports."""
@@ -151,12 +160,16 @@ class Desk:
         if began is not None:
             self.ledger.write("left", trial=number, node=node, started=began, ended=time.time())
 
+    def paused(self, number: int) -> None:
+        """A trial waits for others, and leaves its place to them."""
+        self.left(number)
+        self.live.discard(number)
+
     def took_over(self, number: int, source: int, point: Point) -> None:
         """A trial will go on from another's weights, with other numbers."""
         trial = self.trial(number)
         assert self.population is not None, "only a population takes over"
-        theirs = self.trial(source).epochs
-        epoch = theirs[-1]["epoch"] if theirs else 0
+        epoch = trial.epochs[-1]["epoch"] if trial.epochs else 0
         marker = self.population(number, len(trial.took_over) + 1)
         self.ledger.write("took_over", trial=number, epoch=epoch, source=source, point=point, population=marker)
         self.emit("note", text=f"trial {number} goes on from trial {source} at epoch {epoch:g}")
@@ -236,6 +249,7 @@ class Desk:
         """Counts and what was spent, for those who watch."""
         statuses = [trial.status for trial in self.ledger.sweep.trials]
         return {
+            "objectives": self.settings["objectives"],
             "running": len(self.where),
             "waiting": sum(status == "waiting" for status in statuses),
             **{name: statuses.count(name) for name in ("done", "stopped", "failed")},

@@ -1,4 +1,4 @@
-"""The sweep on Ray Tune: its controller starts trials, hands on their results and asks the scheduler; the desk keeps books.
+"""The sweep on Ray Tune: its controller starts trials and asks the scheduler what to do; the desk keeps books.
 
 Every trial that Ray Tune sees is one of the ledger's, with the same number as id, in this process and in every later
 one. Ray Tune's own state is not kept: a sweep that goes on starts a new controller with the trials that are left, and
@@ -63,7 +63,7 @@ class Settings:
 
 
 def run_sweep(desk: Desk, settings: Settings, evaluate: Evaluate) -> str:
-    """Run the sweep to its end, or to the end of its budget; why it ended, in words. Needs a Ray that is initialized."""
+    """Run the sweep to its end, or to that of its budget; why it ended, in words. Ray is initialized."""
     os.environ.update(ENVIRONMENT)
     if not desk.is_finished() and not desk.over():
         tuner = tune.Tuner(
@@ -111,7 +111,7 @@ class NotKept:
         return self
 
 
-class Feeder(NotKept, SearchAlgorithm):  # type: ignore[misc]
+class Feeder(NotKept, SearchAlgorithm):
     """Hands the desk's trials to Ray Tune."""
 
     def __init__(self, desk: Desk, settings: Settings) -> None:
@@ -133,9 +133,10 @@ class Feeder(NotKept, SearchAlgorithm):  # type: ignore[misc]
             "take": len(trial.took_over),
             "bundle": self.settings.bundle(trial),
         }
-        return _create_trial_from_spec(
+        made: RayTrial = _create_trial_from_spec(
             spec, self.parser, evaluated_params={}, experiment_tag=str(trial.number), trial_id=f"{trial.number:05d}"
         )
+        return made
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         number = int(trial_id)
@@ -150,11 +151,11 @@ class Feeder(NotKept, SearchAlgorithm):  # type: ignore[misc]
         return self._finished or self.desk.is_finished()
 
 
-class Judge(NotKept, TrialScheduler):  # type: ignore[misc]
+class Judge(NotKept, TrialScheduler):
     """Ray Tune's scheduler, with the desk beside it: it hears every result first."""
 
     def __init__(self, inner: TrialScheduler, desk: Desk, settings: Settings) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.inner, self.desk, self.settings = inner, desk, settings
         self.told_past = settings.kind not in REPLAYED
 
@@ -198,15 +199,15 @@ class Judge(NotKept, TrialScheduler):  # type: ignore[misc]
             outcome = json.loads(result["outcome"])
             status = "failed" if outcome.get("error") else "done"
             self.desk.ended(number, status, **outcome)
-            return TrialScheduler.CONTINUE  # type: ignore[no-any-return]
-        record, heard = json.loads(result["record"]), self.desk.trial(number).epochs
-        if heard and record["epoch"] <= heard[-1]["epoch"]:
+            return TrialScheduler.CONTINUE
+        record, past = json.loads(result["record"]), self.desk.trial(number)
+        if past.epochs and not past.rewound and record["epoch"] <= past.epochs[-1]["epoch"]:
             # Said by an earlier process already, and by this one again since it goes on from there.
-            return TrialScheduler.CONTINUE  # type: ignore[no-any-return]
+            return TrialScheduler.CONTINUE
         self.desk.epoch(number, record, result["node"])
         if record["epoch"] >= self.settings.epochs:
             # It has trained to its end: whatever the scheduler thinks of it, what is left is to keep the result.
-            return TrialScheduler.CONTINUE  # type: ignore[no-any-return]
+            return TrialScheduler.CONTINUE
         decision: str = self.inner.on_trial_result(tune_controller, trial, {**result, **record})
         self.note(number, trial, decision)
         return decision
@@ -217,14 +218,14 @@ class Judge(NotKept, TrialScheduler):  # type: ignore[misc]
             epoch = self.desk.trial(number).epochs[-1]["epoch"]
             self.desk.ended(number, "stopped", reason=f"{self.settings.kind}: after {epoch:g} epochs")
         elif decision in (TrialScheduler.PAUSE, TrialScheduler.NOOP):
-            self.desk.left(number)
+            self.desk.paused(number)
         source = trial.config["trial"]
         if source != number:
             kept = ("trial", "take", "bundle")
             point = {path: value for path, value in trial.config.items() if path not in kept}
             self.desk.took_over(number, source, point)
             take = len(self.desk.trial(number).took_over)
-            trial.set_config({**trial.config, "trial": number, "take": take})
+            trial.set_config({**trial.config, "trial": number, "take": take})  # type: ignore[no-untyped-call]
 
     def on_trial_complete(self, tune_controller: Any, trial: RayTrial, result: dict[str, Any]) -> None:
         past = self.desk.trial(int(trial.trial_id))
@@ -247,7 +248,7 @@ class Judge(NotKept, TrialScheduler):  # type: ignore[misc]
         return str(self.inner.debug_string())
 
 
-class Watch(NotKept, Callback):  # type: ignore[misc]
+class Watch(NotKept, Callback):
     """Tells the desk when trials get resources, and lets time pass."""
 
     def __init__(self, desk: Desk) -> None:
@@ -265,7 +266,7 @@ class Watch(NotKept, Callback):  # type: ignore[misc]
         self.desk.started(int(trial.trial_id))
 
 
-class BudgetStop(NotKept, Stopper):  # type: ignore[misc]
+class BudgetStop(NotKept, Stopper):
     """Ends the sweep when the desk says so."""
 
     def __init__(self, desk: Desk) -> None:

@@ -1,4 +1,4 @@
-"""The sweep's ledger: one JSON line for each thing that happened. Where a sweep stands is read from it and nothing else.
+"""The sweep's ledger: one JSON line for each thing that happened, from which alone it is read where a sweep stands.
 
 It lies in the step's work folder, so a sweep whose driver was killed goes on from it: what was proposed is not proposed
 again, what is done is not run again, what was spent stays spent. Nothing in it is code, and nothing is unpickled.
@@ -42,8 +42,10 @@ class Trial:
     keys: dict[str, str] = field(default_factory=dict)
     """Step to the key of its artifact."""
     took_over: list[dict[str, Any]] = field(default_factory=list)
-    """`epoch`, `trial` and the new `point`, each time that it went on from another's weights."""
+    """`epoch`, `trial` and the new `point`, each time that it went on from another's weights at that epoch."""
     population: dict[str, Any] | None = None
+    rewound: bool = False
+    """Whether the next epoch that it reports may be one that it had before, with the weights of another."""
 
     @property
     def is_over(self) -> bool:
@@ -103,6 +105,9 @@ def _start(trial: Trial, line: dict[str, Any]) -> None:
 
 def _epoch(trial: Trial, line: dict[str, Any]) -> None:
     record = {**line["record"], "t": line["t"]}
+    if trial.rewound:
+        trial.took_over[-1]["epoch"] = record["epoch"] - 1
+        trial.rewound = False
     # An epoch that a crash let happen twice counts once: it had the same rows and the same result.
     trial.epochs = [before for before in trial.epochs if before["epoch"] < record["epoch"]] + [record]
 
@@ -115,7 +120,7 @@ def _leave(trial: Trial, line: dict[str, Any]) -> None:
 
 def _take_over(trial: Trial, line: dict[str, Any]) -> None:
     trial.took_over.append({"epoch": line["epoch"], "trial": line["source"], "point": line["point"]})
-    trial.epochs = [record for record in trial.epochs if record["epoch"] <= line["epoch"]]
+    trial.rewound = True
     trial.point = line["point"]
     trial.population = line["population"]
 

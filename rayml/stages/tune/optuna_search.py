@@ -1,4 +1,4 @@
-"""Model-based search by Optuna, whose state is the ledger's: a study in memory is made again from it, and no pickle is read.
+"""Model-based search by Optuna. Its study is in memory and is made again from the ledger; no pickle is read.
 
 TPE and GP look at finished trials only, so each proposal comes from a sampler that is seeded by the trial's number: it
 is the same before and after a crash. CMA-ES and NSGA keep generations in the study; for them every earlier proposal is
@@ -18,6 +18,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.samplers import BaseSampler
+from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
 
 from rayml.spec.space import Dimension, Point, Space
@@ -33,7 +34,7 @@ class OptunaSearch:
 
     def __init__(self, config: dict[str, Any], space: Space, seed: int, goals: list[str]) -> None:
         self.config, self.space, self.seed = config, space, seed
-        directions = ["maximize" if goal == "max" else "minimize" for goal in goals]
+        directions = [StudyDirection.MAXIMIZE if goal == "max" else StudyDirection.MINIMIZE for goal in goals]
         self.has_generations = config["kind"] in WITH_GENERATIONS
         self.storage = optuna.storages.InMemoryStorage()
         self.study = optuna.create_study(directions=directions, sampler=self.sampler(seed), storage=self.storage)
@@ -130,8 +131,10 @@ class OptunaSearch:
                 return optuna.samplers.GPSampler(seed=seed, n_startup_trials=1, deterministic_objective=False)
             if kind == "cma_es":
                 return optuna.samplers.CmaEsSampler(seed=seed, n_startup_trials=1, warn_independent_sampling=False)
-            samplers = {"nsga2": optuna.samplers.NSGAIISampler, "nsga3": optuna.samplers.NSGAIIISampler}
-            return samplers[kind](seed=seed, population_size=self.config["population"])
+            population = self.config["population"]
+            if kind == "nsga2":
+                return optuna.samplers.NSGAIISampler(seed=seed, population_size=population)
+            return optuna.samplers.NSGAIIISampler(seed=seed, population_size=population)
 
 
 def distribution(dimension: Dimension) -> BaseDistribution:

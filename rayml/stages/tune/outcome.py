@@ -28,7 +28,9 @@ def sweep_document(sweep: Sweep, space: Space, settings: dict[str, Any], ended: 
     return {
         **settings,
         "space": [describe(dimension) for dimension in space.dimensions],
-        "trials": [asdict(trial) for trial in sweep.trials],
+        "trials": [
+            {name: value for name, value in asdict(trial).items() if name != "rewound"} for trial in sweep.trials
+        ],
         "nodes": sweep.nodes,
         "spent": {**asdict(sweep.spent), "trials": len(sweep.trials)},
         "ended": ended,

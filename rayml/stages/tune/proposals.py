@@ -1,8 +1,9 @@
-"""Which configuration is tried next: known ones first, then those of earlier sweeps' lists, then what a search proposes."""
+"""Which configuration is tried next: known ones first, then what a search proposes."""
 
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -34,6 +35,9 @@ class Search(Protocol):
     def accept(self, number: int, point: Point) -> None:
         """Trial `number` runs with this configuration, whoever proposed it."""
 
+    def add(self, point: Point, values: list[float]) -> None:
+        """Learn from a trial of an earlier sweep: its objectives."""
+
     def learn(self, number: int, values: list[float] | None, curve: list[tuple[int, float]], *, complete: bool) -> None:
         """What came of a trial.
 
@@ -63,9 +67,9 @@ class Proposals:
 
     def next(self, number: int) -> Proposal | None:
         """The configuration of trial `number`; None where every one has been tried or is refused."""
-        for point in self.known:
-            if not self.is_seen(point) and self.is_usable(point):
-                return Proposal(point, "known")
+        for known in self.known:
+            if not self.is_seen(known) and self.is_usable(known):
+                return Proposal(known, "known")
         for again in range(REDRAWS):
             point = self.search.propose(number, again)
             if point is None:
@@ -77,10 +81,11 @@ class Proposals:
     def fresh(self, number: int) -> Iterator[Proposal]:
         """Configurations that were not tried, drawn at random; all that are left where they can be counted."""
         size = self.space.size
+        candidates: Iterator[Point | None]
         if size is not None and size <= MAX_LISTED:
-            candidates: Iterator[Point | None] = iter(
-                sorted(self.space.grid(), key=lambda point: hash_of(point, number))
-            )
+            listed = list(self.space.grid())
+            random.Random(number).shuffle(listed)  # noqa: S311 (a search, and repeatable)
+            candidates = iter(listed)
         else:
             candidates = (self.space.draw(number, number, again) for again in range(REDRAWS, 10 * REDRAWS))
         for point in candidates:
@@ -110,13 +115,6 @@ def identity(point: Point) -> str:
     return json.dumps(point, sort_keys=True)
 
 
-def hash_of(point: Point, number: int) -> str:
-    """An order of points that looks random and is the same at every call."""
-    from rayml.artifacts.manifest import digest
-
-    return digest({"point": point, "number": number})
-
-
 class Draws:
     """Random search."""
 
@@ -127,6 +125,9 @@ class Draws:
 
     def propose(self, number: int, again: int) -> Point | None:
         return self.space.draw(self.seed, number, again)
+
+    def add(self, point: Point, values: list[float]) -> None:
+        """Nothing that comes depends on it."""
 
     def accept(self, number: int, point: Point) -> None:
         """Nothing that comes depends on it."""

@@ -18,7 +18,7 @@ from rayml.spec.space import Dimension, Space
 from rayml.spec.sweep import CHANGED_IN_TRAINING
 
 EPOCH = "epoch"
-"""What schedulers count: a trial that goes on in another process goes on counting, as Ray Tune's own counter does not."""
+"""What schedulers count. It goes on in another process, as Ray Tune's own counter does not."""
 
 
 def build_scheduler(config: dict[str, Any], objective: dict[str, str], epochs: int, space: Space) -> TrialScheduler:
@@ -29,7 +29,7 @@ def build_scheduler(config: dict[str, Any], objective: dict[str, str], epochs: i
         objective: `metric` and `goal` of what it judges by.
         epochs: of a trial that trains to its end.
     """
-    judged = {"time_attr": EPOCH, "metric": objective["metric"], "mode": objective["goal"]}
+    judged: dict[str, Any] = {"time_attr": EPOCH, "metric": objective["metric"], "mode": objective["goal"]}
     kind = config["kind"]
     if kind == "median":
         return MedianStoppingRule(
@@ -47,10 +47,10 @@ def build_scheduler(config: dict[str, Any], objective: dict[str, str], epochs: i
         return HyperBandScheduler(**judged, max_t=epochs, reduction_factor=config["reduction"])
     if kind in ("pbt", "pb2"):
         return build_population(config, judged, space)
-    return FIFOScheduler()
+    return FIFOScheduler()  # type: ignore[no-untyped-call]
 
 
-def build_population(config: dict[str, Any], judged: dict[str, str], space: Space) -> TrialScheduler:
+def build_population(config: dict[str, Any], judged: dict[str, Any], space: Space) -> TrialScheduler:
     """pbt or pb2, over the numbers that can change while a trial trains."""
     changed = [each for each in space.dimensions if each.path.startswith(CHANGED_IN_TRAINING)]
     common = {
@@ -73,7 +73,9 @@ def build_population(config: dict[str, Any], judged: dict[str, str], space: Spac
         )
     from ray.tune.schedulers.pb2 import PB2
 
-    bounds = {each.path: [each.low, each.high] for each in changed if each.kind != "choice"}
+    bounds: dict[str, dict[Any, Any] | list[Any] | tuple[Any, ...]] = {
+        each.path: [each.low, each.high] for each in changed if each.kind != "choice"
+    }
     return PB2(**common, hyperparam_bounds=bounds, custom_explore_fn=into_range)
 
 

@@ -21,11 +21,15 @@ from rayml.stages.tune.engine import Settings, run_sweep
 from rayml.stages.tune.ledger import Ledger, Trial
 from rayml.stages.tune.meter import Meter
 from rayml.stages.tune.outcome import sweep_document
-from rayml.stages.tune.proposals import Proposals, search_of
+from rayml.stages.tune.proposals import Proposals, Search, search_of
 from rayml.stages.tune.schedulers import build_scheduler
 from rayml.stages.tune.walk import Walk, population_of
 
 SHOWN_ERRORS = 5
+WAITING = ("hyperband", "pbt", "pb2")
+"""Schedulers in whose eyes a trial that was not added yet does not exist."""
+UNBOUNDED_BRACKETS = 27
+"""Trials that HyperBand deals out over its brackets where only time ends the sweep."""
 
 
 def run(step: Step, inputs: Inputs, context: Context) -> Outcome:
@@ -78,13 +82,13 @@ class Preparation:
             (lambda number, take: population_of(step.key, number, take)) if self.takes_over else None,
         )
 
-    def search(self) -> Any:
+    def search(self) -> Search:
         """The search, which knows what earlier sweeps found."""
         config = self.step.config
         goals = [objective["goal"] for objective in config["objectives"]]
         search = search_of(config["search"], self.space, config["seed"], goals)
         learned = 0
-        for point, values in self.step.policy["warm"] if hasattr(search, "add") else []:
+        for point, values in self.step.policy["warm"]:
             if self.space.holds(point):
                 search.add(point, values)
                 learned += 1
@@ -135,11 +139,17 @@ class Preparation:
             ),
             kind=config["scheduler"]["kind"],
             epochs=self.settings["epochs"],
-            concurrency=policy["concurrency"],
+            concurrency=self.concurrency(),
             retries=policy["retries_of_a_trial"],
             storage=self.storage(),
             bundle=self.bundle,
         )
+
+    def concurrency(self) -> int:
+        """Trials at a time. Where trials wait for each other, all of them: Ray Tune lets them take turns."""
+        trials, at_a_time = self.step.config["budget"]["trials"], self.step.policy["concurrency"]
+        waits = self.step.config["scheduler"]["kind"] in WAITING
+        return max(at_a_time, trials or UNBOUNDED_BRACKETS) if waits else int(at_a_time)
 
     def storage(self) -> Path:
         """A folder for what Ray Tune writes and nobody reads."""

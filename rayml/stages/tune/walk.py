@@ -1,4 +1,4 @@
-"""A trial of the job itself: the walk of its plan with the trial's values, up to the metrics that the sweep asks for."""
+"""A trial of the job itself: the walk of its plan with the trial's values, up to the metrics that are asked for."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from rayml.errors import StageError
 from rayml.ml.checkpoint import newest_checkpoint
 from rayml.plan.build import build_trial
 from rayml.plan.plan import Origin, Step
+from rayml.spec.tune import EPOCH_METRICS, EXPORT_METRICS
 from rayml.stages.api import Execute
 from rayml.stages.tune.worker import Report
 
@@ -47,7 +48,8 @@ class Walk:
                 made["train"] = self.train(step, inputs, number, pointer, report)
             else:
                 made[step.name] = self.execute(step, inputs, ignore)
-        values = {name: value for artifact in made.values() for name, value in artifact.manifest.metrics.items()}
+        found = {name: value for artifact in made.values() for name, value in artifact.manifest.metrics.items()}
+        values = {name: found[name] for name in (*EPOCH_METRICS, *EXPORT_METRICS) if name in found}
         return {"values": values, "keys": {step.name: step.key for step in steps if step.name != "data"}}
 
     def train(

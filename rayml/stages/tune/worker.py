@@ -35,7 +35,7 @@ class Evaluate(Protocol):
 
 
 def run_trial(config: dict[str, Any], evaluate: Evaluate) -> None:
-    """Evaluate one trial, and report its epochs and its end. A failure of the trial is a result, and not one of Ray's."""
+    """Evaluate one trial, and report its epochs and its end. Its failure is a result, and not one of Ray's."""
     import ray
     from ray import tune
 

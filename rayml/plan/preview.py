@@ -1,0 +1,28 @@
+"""What a sweep would try first, without running it: its draws are a pure function of the seed."""
+
+from __future__ import annotations
+
+import itertools
+
+from rayml.plan.plan import Plan
+from rayml.spec.job import JobSpec
+from rayml.spec.point import base_values
+from rayml.spec.space import Point, build_space
+
+SHOWN = 3
+DRAWN = ("random", "tpe", "gp", "cma_es")
+"""Searches that begin with draws of rayml's own; what the others try first is in their libraries."""
+
+
+def preview(plan: Plan) -> tuple[int | None, list[Point]]:
+    """How many configurations the space has (None: not countable), and the first that are tried."""
+    assert plan.origin is not None, "every plan has an origin"
+    job = JobSpec.model_validate(plan.origin.job)
+    assert job.tune is not None, "the caller looked"
+    space = build_space(job.tune, base_values(job))
+    search = plan.step("tune").config["search"]
+    if search["kind"] == "grid":
+        return space.size, list(itertools.islice(space.grid(), SHOWN))
+    drawn = [space.draw(job.seed, number) for number in range(min(SHOWN, search.get("startup", SHOWN)))]
+    points = [point for point in drawn if point is not None]
+    return space.size, points if search["kind"] in DRAWN else []
