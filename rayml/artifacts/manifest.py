@@ -77,7 +77,9 @@ def list_files(folder: Path) -> list[Path]:
 
 def describe_files(folder: Path) -> tuple[FileEntry, ...]:
     """Path, size and sha256 of every file below a folder."""
-    return tuple(
-        FileEntry(path=path.relative_to(folder).as_posix(), bytes=path.stat().st_size, sha256=file_sha256(path))
-        for path in list_files(folder)
-    )
+    return tuple(describe_file(folder, path) for path in list_files(folder))
+
+
+def describe_file(folder: Path, path: Path) -> FileEntry:
+    """The entry of one file of a folder."""
+    return FileEntry(path=path.relative_to(folder).as_posix(), bytes=path.stat().st_size, sha256=file_sha256(path))

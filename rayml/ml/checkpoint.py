@@ -2,9 +2,8 @@
 
 A checkpoint is a folder of its own, never reused: its tensors, `state.json`, and last a `manifest.json` with the sha256
 of each file. The tensors lie in groups (model, optimizer, average), one safetensors file for each; or, where every rank
-holds a part, as `shards/`, which each rank writes its own file of (torch.distributed.checkpoint, in safetensors too). A
-reader goes from the newest to the oldest and takes the first that is whole, so that a torn or damaged one costs some
-steps and never the run. Nothing is unpickled.
+holds a part, in `shards/`, a file for each rank (rayml.ml.parts). A reader goes from the newest to the oldest and takes
+the first that is whole, so that a torn or damaged one costs some steps and never the run. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ import json
 import secrets
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -26,7 +25,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rayml.artifacts.durable import sync_folder, sync_tree, write_atomic
-from rayml.artifacts.manifest import FileEntry, describe_files, file_sha256
+from rayml.artifacts.manifest import FileEntry, describe_file, file_sha256
+
+if TYPE_CHECKING:
+    from rayml.ml.parts import Parts, Places
 
 MODEL = "model"
 """The group that holds the weights, by their names in the model."""
@@ -78,6 +80,7 @@ class CheckpointWriter:
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
         self._buffers: dict[str, Tensor] = {}
+        self._parts: Parts | None = None
 
     def write(self, name: str, groups: Groups, state: dict[str, Any]) -> None:
         """Copy whole tensors and start to write them. Raises what the last write ended with."""
@@ -86,25 +89,40 @@ class CheckpointWriter:
         self._pending = self._pool.submit(self._save, name, copies, state)
 
     def write_shards(self, name: str, groups: Groups, state: dict[str, Any]) -> None:
-        """Write this rank's parts. Every rank calls it with the same name, and waits for the others.
+        """Copy this rank's parts and start to write them. Every rank calls it with the same name.
 
-        The first rank then makes all files durable and writes the manifest, beside the training.
+        Each makes its file durable; the first one writes the manifest once it knows that all have. Raises what the
+        last write ended with.
         """
-        from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
-        from torch.distributed.checkpoint.state_dict_saver import save
+        # It takes half a second to import, and most trainings have no parts.
+        from rayml.ml.parts import Parts
 
-        folder = self._root / name
-        # The safetensors writer takes only what is contiguous: channels-last weights are not.
-        flat = {f"{group}/{key}": value.contiguous() for group, held in groups.items() for key, value in held.items()}
-        (folder / SHARDS_FOLDER).mkdir(parents=True, exist_ok=True)
-        save(flat, storage_writer=HuggingFaceStorageWriter(str(folder / SHARDS_FOLDER), save_distributed=True))
-        dist.barrier()
+        self.finish()
+        if self._parts is None:
+            self._parts = Parts()
+        flat = {f"{group}/{key}": value for group, held in groups.items() for key, value in held.items()}
+        copies = self._copy(SHARDS_FOLDER, self._parts.of(flat))
+        self._pending = self._pool.submit(
+            self._save_shards, self._parts, self._root / name, copies, self._parts.places, state
+        )
+
+    def _save_shards(
+        self, parts: Parts, folder: Path, held: Mapping[str, Tensor], places: Places, state: dict[str, Any]
+    ) -> None:
+        from rayml.ml.parts import save_part
+
+        own: FileEntry | None = None
+        try:
+            own = save_part(folder, held, places)
+        finally:
+            # The others wait for this rank's word, also where it is that there is no file.
+            entries = parts.exchange(own, folder)
+        written = [entry for entry in entries if entry is not None]
+        if len(written) < len(entries):
+            raise OSError(f"worker {entries.index(None)} could not write its part of {folder}")
         if dist.get_rank() == 0:
-            self._pending = self._pool.submit(self._finish_shards, folder, state)
-
-    def _finish_shards(self, folder: Path, state: dict[str, Any]) -> None:
-        _seal(folder, state)
-        prune_checkpoints(self._root, self._keep, state.get("best_checkpoint"))
+            _seal(folder, state, written)
+            prune_checkpoints(self._root, self._keep, state.get("best_checkpoint"))
 
     def finish(self) -> None:
         """Wait for the last write. OSError where the disk refused it."""
@@ -150,11 +168,15 @@ def save_weights(folder: Path, weights: Mapping[str, Tensor]) -> None:
     save_tensors(folder / WEIGHTS_FILE, weights)
 
 
-def _seal(folder: Path, state: dict[str, Any]) -> None:
-    """Make the files durable, then write the manifest that says that all are there."""
+def _seal(folder: Path, state: dict[str, Any], shards: Sequence[FileEntry] = ()) -> None:
+    """Make the files durable, then write the manifest that says that all are there.
+
+    `shards`: the files below SHARDS_FOLDER, by those who wrote them.
+    """
     (folder / STATE_FILE).write_text(json.dumps(state))
     sync_tree(folder)
-    files = [entry.model_dump() for entry in describe_files(folder)]
+    whole = [describe_file(folder, path) for path in sorted(folder.iterdir()) if path.is_file()]
+    files = [entry.model_dump() for entry in (*whole, *shards)]
     write_atomic(folder / MANIFEST_FILE, json.dumps({"files": files}).encode())
     sync_folder(folder.parent)
 

@@ -24,6 +24,7 @@ from rayml.ml.schema import Schema
 from rayml.ml.shards import load_schema
 from rayml.plan.estimate import MemoryEstimate, estimate_key, keep_estimate, kept_estimate, schema_of
 from rayml.plan.plan import Plan, Step
+from rayml.stages.train.placed import own_part
 from rayml.stages.train.rehearsal import rehearsed_strategy
 from rayml.stages.train.setup import build_recipe, make_model
 from rayml.stages.train.state import LoopConfig
@@ -137,7 +138,7 @@ def rehearse(train: dict[str, Any], schema: Schema, code: str | None, seat: Seat
         for _ in range(STEPS):
             strategy.step(make_batches(train, schema, strategy.data_size, device))
         kept = strategy.state()
-        copied = [] if strategy.sharded else [*kept.weights.values(), *kept.optimizer.values(), *average]
+        copied = [own_part(each) for each in (*kept.weights.values(), *kept.optimizer.values(), *average)]
         return MemoryEstimate(
             parts={name: size for name, size in ledger.peak.items() if size}, checkpoint=bytes_of(copied)
         )
