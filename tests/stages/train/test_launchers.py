@@ -100,16 +100,12 @@ def own_model(folder: Path, body: str) -> dict:
     return {"model": {"kind": "callable", "function": "mine:build", "args": {}}, "code": str(folder)}
 
 
-def test_it_trains_and_tells(launch, data):
+def test_it_trains_and_tells_and_both_launchers_have_the_same_bits(launch, tmp_path_factory):
     heard, checkpoint = launch()
     epochs = [event for event in heard if event["kind"] == "epoch"]
     assert [event["epoch"] for event in epochs] == [1, 2, 3]
     assert [event["kind"] for event in heard].count("first_step") == 1
     assert checkpoint.state["step"] == 15
-
-
-def test_both_launchers_train_the_same_bits(launch, tmp_path_factory, request):
-    _, checkpoint = launch()
     weights = checkpoint.tensors("model")
     kept = tmp_path_factory.getbasetemp() / "launched.json"
     mine = {name: value.flatten().tolist() for name, value in weights.items()}
@@ -128,7 +124,11 @@ def test_a_mistake_in_the_users_code_is_a_sentence_with_its_line(launch, tmp_pat
     assert "Traceback" in (tmp_path / "work" / "logs" / "train-rank-0.log").read_text()
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize(
+    ("launch", "rank"),
+    [("processes", 0), ("processes", 1), pytest.param("ray_train", 1, marks=pytest.mark.ray)],
+    indirect=["launch"],
+)
 def test_a_killed_rank_is_a_lost_worker_and_takes_the_others_along(launch, tmp_path, rank):
     found = []
 
