@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1]
 
 STAGE_CODE: dict[str, tuple[str, ...]] = {
     "data": ("stages/data", "plan/sources.py", "ml/schema.py", "ml/shards.py", "ml/images.py", "ml/usercode.py"),
-    "tune": ("stages/tune",),
+    "tune": ("stages/tune", "ml/checkpoint.py", "ml/parts.py", "ml/usercode.py"),
     "train": (
         "stages/train",
         "ml/adapters.py",
@@ -23,6 +23,7 @@ STAGE_CODE: dict[str, tuple[str, ...]] = {
         "ml/names.py",
         "ml/networks.py",
         "ml/order.py",
+        "ml/parts.py",
         "ml/pretrained.py",
         "ml/schema.py",
         "ml/shards.py",
@@ -38,6 +39,7 @@ STAGE_CODE: dict[str, tuple[str, ...]] = {
         "ml/checkpoint.py",
         "ml/models.py",
         "ml/onnx_session.py",
+        "ml/parts.py",
         "ml/schema.py",
         "ml/shards.py",
         "ml/tasks.py",

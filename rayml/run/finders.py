@@ -110,7 +110,8 @@ def refuse_command(lr_range: bool, batch_range: bool) -> RaymlError:
         what = "--lr-range and --batch-range at once"
         return PlanError(what, where="rayml tune", hint="one at a time: the batch first, then the rate for it")
     return PlanError(
-        "sweeps over the job's keys are not there yet",
+        "neither --lr-range nor --batch-range",
         where="rayml tune",
-        hint="--lr-range finds a learning rate, --batch-range the rows of a micro-batch",
+        hint="--lr-range finds a learning rate, --batch-range the rows of a micro-batch; "
+        "a sweep over keys of the job is its `tune` section, and `rayml run` runs it",
     )

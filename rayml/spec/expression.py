@@ -11,6 +11,7 @@ top. A key that a configuration does not have makes the whole constraint hold: i
 from __future__ import annotations
 
 import ast
+import itertools
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -78,6 +79,8 @@ def parse_expression(text: str) -> Expression:
         raise ValueError(f"a constraint of more than {MAX_CHARACTERS} characters; write several")
     parts = []
     for part in _split_implications(text):
+        if not part.strip():
+            raise ValueError(f"{show(text)} is not a constraint; what fits: {_FITS}")
         try:
             # Brackets, so that a line break is no end.
             tree = ast.parse(f"({part.strip()})", mode="eval").body
@@ -108,23 +111,30 @@ def _split_implications(text: str) -> list[str]:
 
 def _names(node: ast.expr) -> list[str]:
     """The keys below a node. ValueError for a node that the language does not have."""
+    if isinstance(node, ast.Name | ast.Attribute):
+        path = _path(node)
+        return [] if path in _WORDS else [path]
+    return [name for operand in _operands(node) for name in _names(operand)]
+
+
+def _operands(node: ast.expr) -> list[ast.expr]:
+    """What a node is made of. ValueError for one that the language does not have."""
     match node:
-        case ast.Name() | ast.Attribute():
-            path = _path(node)
-            return [] if path in _WORDS else [path]
         case ast.Constant(value=bool() | int() | float() | str()):
-            return []
+            operands = []
         case ast.BinOp(op=op) if type(op) in _ARITHMETIC:
-            return [*_names(node.left), *_names(node.right)]
+            operands = [node.left, node.right]
         case ast.UnaryOp(op=ast.Not() | ast.USub()):
-            return _names(node.operand)
+            operands = [node.operand]
         case ast.BoolOp():
-            return [name for value in node.values for name in _names(value)]
+            operands = node.values
         case ast.Compare(ops=ops) if all(type(op) in _COMPARISONS for op in ops):
-            return [name for value in (node.left, *node.comparators) for name in _names(value)]
+            operands = [node.left, *node.comparators]
         case ast.List() | ast.Tuple():
-            return [name for value in node.elts for name in _names(value)]
-    raise ValueError(f"`{shorten(ast.unparse(node))}` cannot stand in a constraint; what fits: {_FITS}")
+            operands = node.elts
+        case _:
+            raise ValueError(f"`{shorten(ast.unparse(node))}` cannot stand in a constraint; what fits: {_FITS}")
+    return operands
 
 
 def _path(node: ast.expr) -> str:
@@ -137,35 +147,54 @@ def _path(node: ast.expr) -> str:
 
 
 def _value(node: ast.expr, values: Mapping[str, Any]) -> Any:
-    match node:
-        case ast.Constant():
-            return node.value
-        case ast.Name() | ast.Attribute():
-            path = _path(node)
-            if path in _WORDS:
-                return _WORDS[path]
-            if path not in values:
-                raise _AbsentKey(path)
-            return values[path]
-        case ast.BinOp():
-            left, right = _number(node.left, values), _number(node.right, values)
-            return _ARITHMETIC[type(node.op)](left, right)
-        case ast.UnaryOp(op=ast.Not()):
-            return not _value(node.operand, values)
-        case ast.UnaryOp():
-            return -_number(node.operand, values)
-        case ast.BoolOp(op=ast.And()):
-            return all(_value(value, values) for value in node.values)
-        case ast.BoolOp():
-            return any(_value(value, values) for value in node.values)
-        case ast.List() | ast.Tuple():
-            return [_value(value, values) for value in node.elts]
-        case ast.Compare():
-            found = [_value(value, values) for value in (node.left, *node.comparators)]
-            return all(
-                _COMPARISONS[type(op)](left, right) for op, left, right in zip(node.ops, found, found[1:], strict=False)
-            )
-    raise AssertionError(f"{ast.dump(node)} was refused when the constraint was parsed")
+    """What a node comes to, with the values of a configuration."""
+    return _RULES[type(node)](node, values)
+
+
+def _key(node: ast.Name | ast.Attribute, values: Mapping[str, Any]) -> Any:
+    path = _path(node)
+    if path in _WORDS:
+        return _WORDS[path]
+    if path not in values:
+        raise _AbsentKey(path)
+    return values[path]
+
+
+def _arithmetic(node: ast.BinOp, values: Mapping[str, Any]) -> Any:
+    return _ARITHMETIC[type(node.op)](_number(node.left, values), _number(node.right, values))
+
+
+def _turned(node: ast.UnaryOp, values: Mapping[str, Any]) -> Any:
+    return not _value(node.operand, values) if isinstance(node.op, ast.Not) else -_number(node.operand, values)
+
+
+def _joined(node: ast.BoolOp, values: Mapping[str, Any]) -> bool:
+    found = (_value(value, values) for value in node.values)
+    return all(found) if isinstance(node.op, ast.And) else any(found)
+
+
+def _compared(node: ast.Compare, values: Mapping[str, Any]) -> bool:
+    found = [_value(value, values) for value in (node.left, *node.comparators)]
+    pairs = zip(node.ops, itertools.pairwise(found), strict=True)
+    return all(_COMPARISONS[type(op)](left, right) for op, (left, right) in pairs)
+
+
+def _listed(node: ast.List | ast.Tuple, values: Mapping[str, Any]) -> list[Any]:
+    return [_value(value, values) for value in node.elts]
+
+
+_RULES: dict[type[ast.expr], Callable[[Any, Mapping[str, Any]], Any]] = {
+    ast.Constant: lambda node, _: node.value,
+    ast.Name: _key,
+    ast.Attribute: _key,
+    ast.BinOp: _arithmetic,
+    ast.UnaryOp: _turned,
+    ast.BoolOp: _joined,
+    ast.Compare: _compared,
+    ast.List: _listed,
+    ast.Tuple: _listed,
+}
+"""Every node that `_names` let pass."""
 
 
 def _number(node: ast.expr, values: Mapping[str, Any]) -> int | float:

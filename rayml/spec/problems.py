@@ -22,7 +22,12 @@ MAX_FAULTS = 1_000
 def problems_of(error: ValidationError, spec: type[Spec], root: Node) -> list[Problem]:
     """One problem for each place that is wrong, with the file and line of the value there."""
     found: dict[tuple[str | int, ...], tuple[Place, Problem]] = {}
-    for fault in error.errors(include_url=False)[:MAX_FAULTS]:
+    faults = error.errors(include_url=False)[:MAX_FAULTS]
+    # Of a list whose entries are wrong pydantic also says that it is too short: it counts the right ones.
+    around = {fault["loc"][:length] for fault in faults for length in range(len(fault["loc"]))}
+    for fault in faults:
+        if fault["type"] == "too_short" and fault["loc"] in around:
+            continue
         place = place_of(spec, fault["loc"])
         if fault["type"].startswith("union_tag") and isinstance(find(root, place.path)[0].value, dict):
             kinds = Slot(Literal[tuple(kinds_of(place.slots))])

@@ -22,7 +22,8 @@ HIGHER_IS_BETTER = ("val/accuracy", "samples_per_s")
 
 Above0 = Annotated[float, Field(gt=0)]
 Number = Annotated[float, Fits("a number")]
-KeyPath = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]*(\.[A-Za-z0-9_]+)*$"), Fits("a key such as `model.width`")]
+KEY_PATH = r"^[a-z_][a-z0-9_]*(\.[A-Za-z0-9_]+)*$"
+KeyPath = Annotated[str, Field(pattern=KEY_PATH), Fits("a key such as `model.width`")]
 
 
 class RangeSpec(Spec):

@@ -46,11 +46,14 @@ def test_every_job_is_planned_on_every_cluster(job, cluster):
     spec, where = load_job(job), load_cluster(cluster)
     resolved = build_plan(spec, where, gather_facts(spec, where, job.parent), str(job), job.parent)
     assert [step.name for step in resolved.steps] == [
-        name for name in ("data", "train", "export", "evaluate", "serve") if getattr(spec, name) is not None
+        name for name in ("data", "tune", "train", "export", "evaluate", "serve") if getattr(spec, name) is not None
     ]
     assert Plan.model_validate_json(resolved.model_dump_json()) == resolved
+    nodes = resolved.cluster.nodes
+    cpus = {"tune": resolved.cluster.cpus + (nodes.max * nodes.cpus if nodes else 0)}
     for step in resolved.steps:
-        assert step.resources.workers * step.resources.cpus_per_worker <= resolved.cluster.cpus
+        held = step.resources.workers * step.resources.cpus_per_worker
+        assert held <= cpus.get(step.name, resolved.cluster.cpus)
 
 
 ALL = {"data", "train", "export", "evaluate", "serve"}

@@ -24,6 +24,8 @@ from rayml.spec.job import NAME, JobSpec
 from rayml.spec.load import load_job
 from rayml.spec.schedule import MultiStep, Warmup
 from rayml.spec.serve import ReplicasSpec
+from rayml.spec.sweep import sweep_problems
+from rayml.spec.tune import KEY_PATH, RangeSpec
 
 ROOT = Path(__file__).parents[2]
 JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
@@ -177,6 +179,10 @@ def _valid_one(slot: Slot) -> st.SearchStrategy[Any]:
         return st.sampled_from([{"train": 0.5, "val": 0.25, "test": 0.25}, {"train": 0.8, "stratify": "none"}])
     if slot.type is Warmup:
         return st.sampled_from([{"epochs": 1.5}, {"steps": 3, "start_factor": 0.5}, {"fraction": 0.1}])
+    if slot.type is RangeSpec:
+        return st.sampled_from([{"choice": [16, 32]}, {"uniform": [0.0, 0.5], "step": 0.1}, {"log_integer": [8, 64]}])
+    if any(each.words == "a time such as `10m`" for each in words):
+        return st.sampled_from(["90s", "10m", "1.5h"])
     if slot.type is MultiStep:
         return st.sampled_from([{"kind": "multi_step", "at_epochs": [2.0, 3.5]}])
     if is_spec(slot):
@@ -191,7 +197,7 @@ def _valid_one(slot: Slot) -> st.SearchStrategy[Any]:
     if get_origin(slot.type) is Literal:
         return st.sampled_from(arguments)
     if get_origin(slot.type) is dict:
-        return st.dictionaries(valid(slots_of(arguments[0])), valid(slots_of(arguments[1])), max_size=3)
+        return st.dictionaries(valid(slots_of(arguments[0])), valid(slots_of(arguments[1])), min_size=1, max_size=3)
     if get_origin(slot.type) is tuple and arguments[-1] is Ellipsis:
         return st.lists(valid(slots_of(arguments[0])), min_size=1, max_size=3)
     if get_origin(slot.type) is tuple:
@@ -208,7 +214,11 @@ def _valid_one(slot: Slot) -> st.SearchStrategy[Any]:
         return st.floats(low, high, exclude_min="gt" in limits, exclude_max="lt" in limits)
     if patterns and words:
         return st.sampled_from(
-            {NAME: ["a", "run-7"], CODE_REFERENCE: ["m:f", "a.b:größe_2"]}.get(patterns[0], [">= 0.5", "<1e-3"])
+            {
+                NAME: ["a", "run-7"],
+                CODE_REFERENCE: ["m:f", "a.b:größe_2"],
+                KEY_PATH: ["model.width", "train.optimizer.lr", "train.nothing"],
+            }.get(patterns[0], [">= 0.5", "<1e-3"])
         )
     text = st.text(min_size=1, max_size=8) | st.sampled_from(
         ["1e-3", "yes", "007", "null", "${env:X}", "$${env:X}", "a: b # c"]
@@ -244,4 +254,4 @@ def test_a_job_written_and_read_is_the_same_job(document: dict[str, Any]) -> Non
     job = JobSpec.model_validate(document)
     text = yaml.dump(escaped(job.model_dump(mode="json")), Dumper=QuotingDumper)
     loaded = load_bytes(text.encode())
-    assert loaded == (None if check_job(job) else job)
+    assert loaded == (None if check_job(job) or sweep_problems(job) else job)
