@@ -28,6 +28,8 @@ from rayml.artifacts.durable import sync_folder, sync_tree, write_atomic
 from rayml.artifacts.manifest import FileEntry, describe_file, file_sha256
 
 if TYPE_CHECKING:
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
     from rayml.ml.parts import Parts, Places
 
 MODEL = "model"
@@ -49,11 +51,16 @@ class Checkpoint:
     state: dict[str, Any]
     """What the loop needs to go on: epoch, batch, history, best, ledger."""
 
-    def tensors(self, group: str) -> dict[str, Tensor]:
-        """The whole tensors of a group by name, on the CPU. Empty where there is no such group."""
+    def tensors(self, group: str, held: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """The tensors of a group by name, whole and on the CPU. Empty where there is no such group.
+
+        Args:
+            held: parameters as this rank holds them. Of a checkpoint in parts, what belongs to one that is in parts
+                (DTensor) is read for this rank alone and laid out as the parameter is.
+        """
         shards = self.path / SHARDS_FOLDER
         if shards.exists():
-            return _read_shards(shards, f"{group}/")
+            return _read_shards(shards, f"{group}/", held or {})
         path = self.path / f"{group}.safetensors"
         return load_file(path) if path.exists() else {}
 
@@ -181,7 +188,7 @@ def _seal(folder: Path, state: dict[str, Any], shards: Sequence[FileEntry] = ())
     sync_folder(folder.parent)
 
 
-def _read_shards(folder: Path, prefix: str) -> dict[str, Tensor]:
+def _read_shards(folder: Path, prefix: str, held: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors whose names start with `prefix`, without it, put together from every rank's file."""
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
@@ -189,7 +196,7 @@ def _read_shards(folder: Path, prefix: str) -> dict[str, Tensor]:
 
     reader = HuggingFaceStorageReader(str(folder))
     tensors = {
-        name: torch.empty(meta.size, dtype=meta.properties.dtype)
+        name: _room_for(meta, owner_of(name.removeprefix(prefix), held))
         for name, meta in reader.read_metadata().state_dict_metadata.items()
         if name.startswith(prefix) and isinstance(meta, TensorStorageMetadata)
     }
@@ -198,6 +205,20 @@ def _read_shards(folder: Path, prefix: str) -> dict[str, Tensor]:
             warnings.simplefilter("ignore")  # it says that it reads in one process, which is what was asked for
             load(tensors, storage_reader=reader, no_dist=True)
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+
+
+def owner_of(name: str, held: Mapping[str, Tensor]) -> Tensor | None:
+    """The parameter of this name, or the one whose slot `<parameter>.<slot>` is called so."""
+    return held.get(name, held.get(name.rpartition(".")[0]))
+
+
+def _room_for(meta: TensorStorageMetadata, owner: Tensor | None) -> Tensor:
+    """Where a tensor is read to: in parts where its owner is and has the same shape."""
+    from torch.distributed.tensor import DTensor
+
+    if isinstance(owner, DTensor) and owner.shape == meta.size:
+        return torch.empty_like(owner, dtype=meta.properties.dtype, requires_grad=False)
+    return torch.empty(meta.size, dtype=meta.properties.dtype)
 
 
 def newest_checkpoint(root: Path) -> tuple[Checkpoint | None, list[str]]:

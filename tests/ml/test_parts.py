@@ -159,3 +159,44 @@ def test_it_is_planned_anew_where_one_rank_holds_something_else(tmp_path):
         "layer 1": [1.0] * 3,
         "late": [1.0] * 2,
     }
+
+
+def read_own_parts(mesh, folder):
+    """What is read, in numbers, and whether it is what the rank holds: by rows as written, and by columns."""
+    from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    from rayml.ml.checkpoint import CheckpointWriter
+
+    wanted = spread(mesh, whole_tensors())
+    slots = {f"{name}.mean": tensor * 3 for name, tensor in wanted.items()}
+    writer = CheckpointWriter(folder, keep=2)
+    writer.write_shards(checkpoint_name(1, "same"), {"model": wanted, "optimizer": slots}, {})
+    writer.finish()
+    torch.distributed.barrier()
+
+    numbers, resolve = [], DefaultLoadPlanner.resolve_tensor
+    DefaultLoadPlanner.resolve_tensor = lambda self, item: numbers.append(item.lengths.numel()) or resolve(self, item)
+    held = {name: torch.zeros_like(tensor) for name, tensor in wanted.items()}
+    held["pixels first"] = distribute_tensor(torch.zeros(4, 2, 3, 4), mesh, [Shard(1)])
+    wanted["pixels first"] = distribute_tensor(whole_tensors()["pixels first"], mesh, [Shard(1)])
+    found, _ = newest_checkpoint(folder)
+    read, means = found.tensors("model", held), found.tensors("optimizer", held)
+    equal = [torch.equal(own(read[name]), own(tensor)) for name, tensor in wanted.items()]
+    equal += [torch.equal(own(means[f"{name}.mean"]), 3 * own(tensor)) for name, tensor in wanted.items()]
+    return sum(numbers), all(equal)
+
+
+def own(tensor):
+    from torch.distributed.tensor import DTensor
+
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def test_a_rank_reads_no_more_than_it_holds(tmp_path):
+    in_parts = {"first": 9 + 3 + 48 + 3, "second": 6 + 0 + 48 + 3}
+    alike = 7
+    assert on_two_ranks(read_own_parts, tmp_path) == [
+        (2 * (in_parts["first"] + alike), True),
+        (2 * (in_parts["second"] + alike), True),
+    ]

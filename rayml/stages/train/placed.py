@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeGuard
 
 import torch
@@ -50,6 +50,11 @@ def laid_out_like(like: Tensor, tensor: Tensor) -> Tensor:
         tensor = distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
     copy = torch.empty_like(like, dtype=tensor.dtype, requires_grad=False)
     return copy.copy_(tensor)
+
+
+def laid_out_like_all(held: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors by name as `held` has those of the same names; others as they are."""
+    return {name: laid_out_like(held[name], each) if name in held else each for name, each in tensors.items()}
 
 
 def own_part(tensor: Tensor) -> Tensor:

@@ -30,13 +30,14 @@ def find_checkpoint(training: Training, emit: Emit) -> tuple[Checkpoint | None, 
 
 def load_checkpoint(training: Training, checkpoint: Checkpoint) -> None:
     """Put a checkpoint into the prepared strategy, the schedule and the average."""
-    saved = checkpoint.state
-    training.strategy.load(
-        TrainingState(checkpoint.tensors("model"), checkpoint.tensors("optimizer"), saved["strategy"])
+    saved, strategy = checkpoint.state, training.strategy
+    held = training.model.state_dict() if strategy.sharded else None
+    strategy.load(
+        TrainingState(checkpoint.tensors("model", held), checkpoint.tensors("optimizer", held), saved["strategy"])
     )
     training.schedule.load(saved["schedule"])
     if training.average is not None:
-        means = checkpoint.tensors("average")
+        means = checkpoint.tensors("average", held)
         names = {name for name, _ in training.model.named_parameters()}
         training.average.load({name: mean for name, mean in means.items() if name in names}, saved["average"])
 

@@ -124,4 +124,7 @@ class Strategy(Protocol):
         """What a checkpoint keeps. Every rank calls it; the first one's tensors are written unless `sharded`."""
 
     def load(self, state: TrainingState) -> None:
-        """Go on from a state that any strategy and world size saved. Tensors are whole and on the CPU."""
+        """Go on from a state that any strategy and world size saved.
+
+        Tensors are whole and on the CPU, or in parts as those of this strategy's own `state()`.
+        """

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
 from rayml.ml.models import Classifier
 from rayml.stages.train.modules import blocks
+from rayml.stages.train.placed import laid_out_like_all
 from rayml.stages.train.strategies.base import Seat
 from rayml.stages.train.strategies.eager import COMPUTED_IN, Eager
 
@@ -67,4 +67,4 @@ class Fsdp(Eager):
         return nullcontext()
 
     def load_weights(self, weights: dict[str, Tensor]) -> None:
-        set_model_state_dict(self.model, dict[str, Any](weights), options=StateDictOptions(full_state_dict=True))
+        self.model.load_state_dict(laid_out_like_all(self.model.state_dict(), weights))

@@ -17,7 +17,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, Ro
 from rayml.errors import StageError
 from rayml.ml.models import Classifier
 from rayml.ml.names import require_matching
-from rayml.stages.train.placed import laid_out_like
+from rayml.stages.train.placed import laid_out_like_all
 from rayml.stages.train.strategies.base import Seat
 from rayml.stages.train.strategies.eager import Eager
 from rayml.stages.train.strategies.replicas import sum_gradients
@@ -71,9 +71,7 @@ class TensorParallel(Eager):
             sum_gradients(self.trained, self.mesh.get_group("data"))
 
     def load_weights(self, weights: dict[str, Tensor]) -> None:
-        own = self.model.state_dict()
-        parts = {name: laid_out_like(own[name], each) if name in own else each for name, each in weights.items()}
-        self.model.load_state_dict(parts)
+        self.model.load_state_dict(laid_out_like_all(self.model.state_dict(), weights))
 
 
 class SharedInput:
