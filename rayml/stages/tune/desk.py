@@ -14,7 +14,7 @@ from typing import Any
 from rayml.stages.api import Emit
 from rayml.stages.tune.ledger import Ledger, Point, Trial
 from rayml.stages.tune.meter import Meter, Nodes, in_words
-from rayml.stages.tune.proposals import Proposals
+from rayml.stages.tune.proposals import Proposal, Proposals
 
 TOLD_EVERY_S = 1.0
 
@@ -57,7 +57,8 @@ class Desk:
         trials = self.ledger.sweep.trials
         for kind, number in self.ledger.sweep.order:
             if kind == "proposed":
-                self.proposals.accept(number, trials[number].point)
+                trial = trials[number]
+                self.proposals.accept(number, Proposal(trial.point, trial.origin, trial.again))
             else:
                 self.learn(trials[number])
 
@@ -100,9 +101,10 @@ class Desk:
             trial=number,
             point=proposal.point,
             origin=proposal.origin,
+            again=proposal.again,
             population=population,
         )
-        self.proposals.accept(number, self.trial(number).point)
+        self.proposals.accept(number, proposal)
         return True
 
     def all_proposed(self) -> bool:

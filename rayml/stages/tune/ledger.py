@@ -24,6 +24,8 @@ class Trial:
     point: Point
     origin: str
     """known, warm, draw, search or grid: where the configuration came from."""
+    again: int = 0
+    """Proposals of the search for this number that were of no use."""
     status: str = "waiting"
     """waiting, running, done, stopped (by the scheduler), failed, unfinished (the budget ended first)."""
     reason: str = ""
@@ -82,7 +84,8 @@ class Sweep:
             self.nodes.append({name: line[name] for name in ("t", "nodes", "cpus")})
         elif kind == "proposed":
             assert line["trial"] == len(self.trials), "trials are numbered in the order in which they are proposed"
-            self.trials.append(Trial(line["trial"], line["point"], line["origin"], population=line["population"]))
+            made = {name: line[name] for name in ("point", "origin", "again", "population")}
+            self.trials.append(Trial(line["trial"], **made))
             self.order.append(("proposed", line["trial"]))
         else:
             APPLY[kind](self.trials[line["trial"]], line)

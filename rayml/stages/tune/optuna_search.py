@@ -2,7 +2,7 @@
 
 TPE and GP look at finished trials only, so each proposal comes from a sampler that is seeded by the trial's number: it
 is the same before and after a crash. CMA-ES and NSGA keep generations in the study; for them every earlier proposal is
-asked for again, in the ledger's order, with its values fixed.
+made again, in the ledger's order.
 """
 
 from __future__ import annotations
@@ -65,18 +65,15 @@ class OptunaSearch:
                 point[dimension.path] = suggest_value(trial, dimension)
         return point
 
-    def accept(self, number: int, point: Point) -> None:
+    def accept(self, number: int, point: Point, again: int) -> None:
+        if self.has_generations and (self.asked is None or self.asked[0] != number):
+            for place in range(again + 1):
+                self.propose(number, place)
         if self.asked is not None and self.asked[0] == number and self.suggest(self.asked[1]) == point:
             self.trials[number] = self.asked[1].number
             self.asked = None
             return
         self.drop_asked()
-        if self.has_generations and number >= self.config.get("startup", 0):
-            self.study.enqueue_trial({path: self.written(path, value) for path, value in point.items()})
-            trial = self.study.ask()
-            self.suggest(trial)
-            self.trials[number] = trial.number
-            return
         self.trials[number] = len(self.study.trials)
         self.study.add_trial(self.frozen(point, TrialState.RUNNING))
 
@@ -149,10 +146,10 @@ def distribution(dimension: Dimension) -> BaseDistribution:
 
 
 def suggest_value(trial: optuna.Trial, dimension: Dimension) -> Any:
-    """What Optuna proposes for a key, with the digits that a person would write."""
+    """What Optuna proposes for a key."""
     path, low, high = dimension.path, dimension.low, dimension.high
     if dimension.kind == "choice":
         return dimension.values[trial.suggest_categorical(path, range(len(dimension.values)))]
     if dimension.is_integer:
         return trial.suggest_int(path, int(low), int(high), log=dimension.is_log, step=int(dimension.step or 1))
-    return float(f"{trial.suggest_float(path, low, high, log=dimension.is_log, step=dimension.step):.12g}")
+    return trial.suggest_float(path, low, high, log=dimension.is_log, step=dimension.step)

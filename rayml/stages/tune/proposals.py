@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,6 +15,9 @@ REDRAWS = 20
 """Proposals for one trial that may be of no use before configurations are drawn at random."""
 MAX_LISTED = 100_000
 """A space of more configurations is not listed to find the ones that were not tried."""
+
+KNOWN = "known"
+"""Origin of a configuration that no search proposed."""
 
 Refuses = Callable[[Point], str | None]
 """Why the job with these values cannot be planned; None where it can."""
@@ -32,8 +36,13 @@ class Search(Protocol):
             again: how many proposals for this number were of no use.
         """
 
-    def accept(self, number: int, point: Point) -> None:
-        """Trial `number` runs with this configuration, whoever proposed it."""
+    def accept(self, number: int, point: Point, again: int) -> None:
+        """Trial `number` runs with this configuration, whoever proposed it.
+
+        Args:
+            again: how many proposals for this number were of no use, -1 where none was asked for. Where they were made
+                in an earlier process, they are made again, so that what follows is the same.
+        """
 
     def add(self, point: Point, values: list[float]) -> None:
         """Learn from a trial of an earlier sweep: its objectives."""
@@ -54,6 +63,8 @@ class Proposal:
 
     point: Point
     origin: str
+    again: int = 0
+    """How many proposals of the search were of no use before."""
 
 
 class Proposals:
@@ -69,13 +80,13 @@ class Proposals:
         """The configuration of trial `number`; None where every one has been tried or is refused."""
         for known in self.known:
             if not self.is_seen(known) and self.is_usable(known):
-                return Proposal(known, "known")
+                return Proposal(known, KNOWN)
         for again in range(REDRAWS):
             point = self.search.propose(number, again)
             if point is None:
                 return None
             if not self.is_seen(point) and self.is_usable(point):
-                return Proposal(point, self.search.origin)
+                return Proposal(point, self.search.origin, again)
         return next(self.fresh(number), None)
 
     def fresh(self, number: int) -> Iterator[Proposal]:
@@ -90,12 +101,12 @@ class Proposals:
             candidates = (self.space.draw(number, number, again) for again in range(REDRAWS, 10 * REDRAWS))
         for point in candidates:
             if point is not None and not self.is_seen(point) and self.is_usable(point):
-                yield Proposal(point, "draw")
+                yield Proposal(point, "draw", REDRAWS - 1)
 
-    def accept(self, number: int, point: Point) -> None:
+    def accept(self, number: int, proposal: Proposal) -> None:
         """A trial runs with this configuration: it is not proposed again."""
-        self.seen.add(identity(point))
-        self.search.accept(number, point)
+        self.seen.add(identity(proposal.point))
+        self.search.accept(number, proposal.point, -1 if proposal.origin == KNOWN else proposal.again)
 
     def is_seen(self, point: Point) -> bool:
         return identity(point) in self.seen
@@ -129,14 +140,35 @@ class Draws:
     def add(self, point: Point, values: list[float]) -> None:
         """Nothing that comes depends on it."""
 
-    def accept(self, number: int, point: Point) -> None:
+    def accept(self, number: int, point: Point, again: int) -> None:
         """Nothing that comes depends on it."""
 
     def learn(self, number: int, values: list[float] | None, curve: list[tuple[int, float]], *, complete: bool) -> None:
         """Nothing that comes depends on it."""
 
 
-class Grid(Draws):
+class Sequence(Draws):
+    """Proposals that come one after the other, whatever comes of them."""
+
+    def __init__(self, space: Space, seed: int) -> None:
+        super().__init__(space, seed)
+        self.asked = -1
+
+    def propose(self, number: int, again: int) -> Point | None:
+        self.asked = number
+        return self.following()
+
+    def following(self) -> Point | None:
+        """The next one; None at the end."""
+        raise NotImplementedError
+
+    def accept(self, number: int, point: Point, again: int) -> None:
+        if self.asked != number:
+            for _ in range(again + 1):
+                self.following()
+
+
+class Grid(Sequence):
     """Every combination, in order."""
 
     origin = "grid"
@@ -145,33 +177,24 @@ class Grid(Draws):
         super().__init__(space, seed)
         self.left = space.grid()
 
-    def propose(self, number: int, again: int) -> Point | None:
+    def following(self) -> Point | None:
         return next(self.left, None)
 
 
-class Sobol(Draws):
+class Sobol(Sequence):
     """A scrambled Sobol sequence over the unit cube of all keys, searched or not."""
 
     def __init__(self, space: Space, seed: int) -> None:
         super().__init__(space, seed)
-        self.place = 0
-
-    def propose(self, number: int, again: int) -> Point | None:
         from scipy.stats import qmc
 
-        while self.place < MAX_LISTED:
-            sequence = qmc.Sobol(len(self.space.dimensions), scramble=True, rng=self.seed)
-            if self.place:
-                sequence.fast_forward(self.place)
-            self.place += 1
-            point = self.space.at([min(float(share), 1 - 1e-12) for share in sequence.random(1)[0]])
-            if self.space.allows(point):
-                return point
-        return None
+        self.sequence = qmc.Sobol(len(space.dimensions), scramble=True, rng=seed)
 
-    def accept(self, number: int, point: Point) -> None:
-        """A sequence that goes on after a crash goes on behind what it gave."""
-        self.place = max(self.place, number + 1)
+    def following(self) -> Point | None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # its balance for powers of 2 is of no matter here
+            shares = self.sequence.random(1)[0]
+        return self.space.at([min(float(share), 1 - 1e-12) for share in shares])
 
 
 def search_of(config: dict[str, Any], space: Space, seed: int, goals: list[str]) -> Search:
