@@ -1,7 +1,8 @@
-"""How much memory a worker has needed so far, and how much of a GPU it may take."""
+"""How much memory a worker has needed so far, what it keeps of it, and how much of a GPU it may take."""
 
 from __future__ import annotations
 
+import ctypes
 import resource
 import sys
 from pathlib import Path
@@ -10,6 +11,12 @@ import torch
 
 STATUS = Path("/proc/self/status")
 HIGHEST = "VmHWM:"
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Parameters of mallopt(3)."""
+KEPT_BYTES = 2**30
+IN_HEAP_BYTES = 2**25
+"""The most that glibc lets M_MMAP_THRESHOLD be. It gets there by itself, but not once the other threshold was set."""
 
 
 def peak_memory(device: torch.device) -> dict[str, int]:
@@ -29,6 +36,18 @@ def peak_resident() -> int:
         return int(line.split()[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep up to 1 GiB of what a step frees for the next one; without glibc it changes nothing.
+
+    glibc gives the end of its heap back to Linux when 64 MiB of it are free, as they are after each backward pass, and
+    the next step faults it in anew, page by page: 7,000 to 10,000 faults in each step of a ResNet-18 with 16 rows.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, IN_HEAP_BYTES)
+        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 def limit_gpu_memory(fraction: float | None, device: torch.device) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import multiprocessing
+import platform
+import resource
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from stages.train.ranks import loop_settings, make_shards, run_ranks
 
 from rayml.ml.checkpoint import newest_checkpoint
 from rayml.plan.degrees import resolve_degrees
-from rayml.stages.train.memory import limit_gpu_memory, peak_resident
+from rayml.stages.train.memory import keep_freed_memory, limit_gpu_memory, peak_resident
 from rayml.stages.train.profile import watch
 from rayml.stages.train.shares import PARTS
 
@@ -113,6 +115,29 @@ def test_the_peak_of_a_process_stays_when_memory_is_given_back():
     before, after = ears.recv()
     process.join()
     assert after - before > 200e6
+
+
+def take_twice_and_tell(keep, mouth):
+    """Page faults of taking 200 MB in pieces for the second time."""
+    if keep:
+        keep_freed_memory()
+    for _ in range(2):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        arrays = [np.ones(10**6, dtype=np.uint8) for _ in range(200)]
+        del arrays
+    mouth.send(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that gives memory back")
+def test_what_a_step_frees_is_there_for_the_next_one():
+    faults = {}
+    for keep in (False, True):
+        ears, mouth = multiprocessing.Pipe(duplex=False)
+        process = multiprocessing.get_context("spawn").Process(target=take_twice_and_tell, args=(keep, mouth))
+        process.start()
+        faults[keep] = ears.recv()
+        process.join()
+    assert faults[True] < faults[False] / 5
 
 
 def test_without_a_gpu_there_is_nothing_to_limit():

@@ -111,8 +111,10 @@ def run_rank(order: Order, number: int, meeting: Path, voice: Connection) -> Non
     """What the forked process does. It ends without the interpreter's farewell, which waits for peers that are gone."""
     die_with_parent()
     # Imported before the fork.
+    from rayml.stages.train.memory import keep_freed_memory
     from rayml.stages.train.rank import log_to_file, work
 
+    keep_freed_memory()
     log = log_to_file(order.logs, number)
     try:
         work(order.loop, take_seat(order, number, meeting), partial(tell, voice), log)

@@ -43,9 +43,11 @@ def work_on_ray(settings: dict[str, Any]) -> None:
     import torch.distributed as dist
     from ray.train.torch import get_device
 
+    from rayml.stages.train.memory import keep_freed_memory
     from rayml.stages.train.rank import log_to_file, work
     from rayml.stages.train.strategies.base import Seat
 
+    keep_freed_memory()
     seat = Seat(dist.get_rank(), dist.get_world_size(), get_device())
     work(settings["loop"], seat, settings["relay"], log_to_file(Path(settings["logs"]), seat.rank))
 
