@@ -6,14 +6,12 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from e2e.commands import driver_pid, rayml, run_folders, start, wait_for
 
-from e2e.commands import ROOT, driver_pid, rayml, run_folders, start, wait_for
 from rayml.backends.local import session_members
 from rayml.observe.events import read_events
 

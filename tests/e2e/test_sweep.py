@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-
 from e2e.commands import driver_pid, rayml, run_folders, start, wait_for
+
 from rayml.backends.local import session_members
 from rayml.observe.events import read_events
 
@@ -49,7 +49,8 @@ def job(tmp_path_factory):
 
 
 def finished(home: Path) -> int:
-    return sum(event["kind"] == "trial_done" for run in run_folders(home) for event in read_events(run / "events.jsonl"))
+    events = [event for run in run_folders(home) for event in read_events(run / "events.jsonl")]
+    return sum(event["kind"] == "trial_done" for event in events)
 
 
 def sweep_of(document: dict) -> dict:
@@ -113,7 +114,7 @@ def test_what_the_sweep_decided_is_what_is_trained_exported_and_shown(whole, job
 
 
 def test_another_choice_runs_no_trial_again(whole, job):
-    home, document = whole
+    home, _ = whole
     changes = ["--set", "tune.final=retrain", "--json"]
     planned = json.loads(rayml(home, "plan", job, *changes).stdout)
     assert planned["will_run"] == ["train", "export", "evaluate"]

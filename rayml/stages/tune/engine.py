@@ -66,6 +66,7 @@ def run_sweep(desk: Desk, settings: Settings, evaluate: Evaluate) -> str:
     """Run the sweep to its end, or to that of its budget; why it ended, in words. Ray is initialized."""
     os.environ.update(ENVIRONMENT)
     if not desk.is_finished() and not desk.over():
+        watch = Watch(desk)
         tuner = tune.Tuner(
             tune.with_resources(tune.with_parameters(run_trial, evaluate=evaluate), resources_of),
             tune_config=tune.TuneConfig(
@@ -80,14 +81,15 @@ def run_sweep(desk: Desk, settings: Settings, evaluate: Evaluate) -> str:
                 name=f"sweep-{os.getpid()}-{time.time_ns()}",
                 storage_path=str(settings.storage),
                 verbose=0,
-                callbacks=[Watch(desk)],
-                stop=BudgetStop(desk),
+                callbacks=[watch],
+                stop=BudgetStop(desk, watch),
                 failure_config=tune.FailureConfig(max_failures=settings.retries),
             ),
         )
         desk.meter.last = time.monotonic()
         desk.saw_nodes(look_at_nodes(ray.nodes))
         tuner.fit()
+        desk.tick(time.monotonic())
     return desk.close()
 
 
@@ -141,8 +143,8 @@ class Feeder(NotKept, SearchAlgorithm):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         number = int(trial_id)
         if error:
-            what = "its process or its node died, and again in each further attempt"
-            self.desk.ended(number, "failed", error=what)
+            # The judge heard why.
+            self.desk.ended(number, "failed", error="its process or its node died")
         else:
             # Ended by its last report already, unless the scheduler stopped it.
             self.desk.ended(number, "stopped", reason=self.settings.kind)
@@ -235,7 +237,10 @@ class Judge(NotKept, TrialScheduler):
             self.inner.on_trial_remove(tune_controller, trial)
 
     def on_trial_error(self, tune_controller: Any, trial: RayTrial) -> None:
-        self.desk.left(int(trial.trial_id))
+        number = int(trial.trial_id)
+        self.desk.left(number)
+        if not trial.should_recover():
+            self.desk.ended(number, "failed", error=f"its process or its node died: {last_words(trial)}")
         self.inner.on_trial_error(tune_controller, trial)
 
     def on_trial_remove(self, tune_controller: Any, trial: RayTrial) -> None:
@@ -248,15 +253,23 @@ class Judge(NotKept, TrialScheduler):
         return str(self.inner.debug_string())
 
 
+def last_words(trial: RayTrial) -> str:
+    """What Ray says of a trial whose process is gone, on one line."""
+    file = trial.error_file
+    lines = Path(file).read_text(errors="replace").strip().splitlines() if file else []
+    return lines[-1].strip() if lines else "it said nothing"
+
+
 class Watch(NotKept, Callback):
     """Tells the desk when trials get resources, and lets time pass."""
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
         self.looked = time.monotonic()
+        self.trials: list[RayTrial] = []
 
     def on_step_begin(self, iteration: int, trials: list[RayTrial], **info: Any) -> None:
-        now = time.monotonic()
+        now, self.trials = time.monotonic(), trials
         if now - self.looked >= LOOK_EVERY_S:
             self.looked = now
             self.desk.saw_nodes(look_at_nodes(ray.nodes))
@@ -267,13 +280,25 @@ class Watch(NotKept, Callback):
 
 
 class BudgetStop(NotKept, Stopper):
-    """Ends the sweep when the desk says so."""
+    """Ends the sweep when the desk says so.
 
-    def __init__(self, desk: Desk) -> None:
-        self.desk = desk
+    What runs then is killed: Ray Tune would wait ten seconds for an epoch to end, on resources that are used up. The
+    checkpoints are whole at any moment.
+    """
+
+    def __init__(self, desk: Desk, watch: Watch) -> None:
+        self.desk, self.watch = desk, watch
+        self.killed = False
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        return self.desk.over() is not None
+        over = self.desk.over() is not None
+        if over and not self.killed:
+            self.killed = True
+            for trial in self.watch.trials:
+                actor = trial.temporary_state.ray_actor
+                if actor is not None and not trial.is_finished():
+                    ray.kill(actor)
+        return over

@@ -1,4 +1,4 @@
-"""Sweeps without a job: curves that are formulas, so that a test of the engine takes seconds and its result is known."""
+"""Sweeps without a job: curves that are formulas, so that a test takes seconds and its result is known."""
 
 from __future__ import annotations
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
+from stages.tune.sweeps import make_desk
 
 from rayml.stages.tune.ledger import Ledger
-from stages.tune.sweeps import make_desk
 
 
 def proposed(ledger: Ledger, number: int) -> None:
