@@ -12,6 +12,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from rayml.errors import PlanError
     from rayml.observe.runs import Home
     from rayml.plan.plan import Plan
     from rayml.spec.job import JobSpec
@@ -359,10 +360,13 @@ def resolve(
 ) -> tuple[Plan, Any, Plan | None]:
     """Load, check and plan: the plan, the store, and the plan of this job's last run."""
     from rayml.artifacts.store import LocalStore
+    from rayml.errors import PlanError
     from rayml.observe.runs import Home
     from rayml.plan.build import build_plan, cut_after
     from rayml.plan.facts import gather_facts
     from rayml.plan.settle import settle_if_possible
+    from rayml.plan.show import last_seconds
+    from rayml.plan.tuning import check_sweep
     from rayml.run.starts import run_trials, run_weights
     from rayml.spec.load import load_cluster, load_job
 
@@ -373,10 +377,25 @@ def resolve(
         spec, cluster_spec, base, lambda run: run_weights(folders, run), lambda run: run_trials(folders, run)
     )
     store = LocalStore(folders.artifacts)
-    resolved = settle_if_possible(build_plan(spec, cluster_spec, facts, str(job), base), store)
+    try:
+        resolved = build_plan(spec, cluster_spec, facts, str(job), base)
+        check_sweep(resolved, last_seconds(spec.name, store))
+    except PlanError as error:
+        raise at_its_line(error, job) from None
+    resolved = settle_if_possible(resolved, store)
     if to is not None:
         resolved = cut_after(resolved, to)
     return resolved, store, folders.latest_plan(spec.name)
+
+
+def at_its_line(error: PlanError, job: Path) -> PlanError:
+    """The error with the file and line of the key that it is about, where the job file has it."""
+    from rayml.errors import PlanError
+    from rayml.spec.job import JobSpec
+    from rayml.spec.load import locate
+
+    line = locate(job, error.where) if error.where.partition(".")[0] in JobSpec.model_fields else None
+    return error if line is None else PlanError(error.what, where=f"{job}:{line}: {error.where}", hint=error.hint)
 
 
 def stages_of(job: JobSpec) -> list[str]:

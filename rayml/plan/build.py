@@ -46,7 +46,11 @@ def build_plan(
             stands, so that what is wrong with them is found, and have keys that no artifact has.
     """
     cluster_plan = resolve_cluster(cluster, facts)
-    origin = Origin(job=job_document(job), cluster=cluster.model_dump(mode="json"), facts={**asdict(facts), "warm": list(facts.warm)})
+    origin = Origin(
+        job=job_document(job),
+        cluster=cluster.model_dump(mode="json"),
+        facts={**asdict(facts), "warm": list(facts.warm)},
+    )
     decided = job if decision is None else decide(job, decision)
     keys: dict[str, str] = {}
     steps: list[Step] = []

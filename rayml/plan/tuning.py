@@ -7,7 +7,7 @@ from typing import Any
 from rayml.artifacts.manifest import digest
 from rayml.errors import PlanError
 from rayml.plan.facts import Facts
-from rayml.plan.plan import ClusterPlan, Origin, Resources, Step
+from rayml.plan.plan import ClusterPlan, Origin, Plan, Resources, Step
 from rayml.plan.training import dump
 from rayml.spec.job import JobSpec
 from rayml.spec.point import base_values
@@ -147,6 +147,51 @@ def check_prices(tune: TuneSpec, cluster: ClusterPlan) -> None:
             where="tune.budget.money",
             hint="write price_per_hour into the cluster file, and name it by --cluster",
         )
+
+
+def check_sweep(plan: Plan, seconds: dict[str, float]) -> None:
+    """PlanError where a sweep's budget cannot pay for one trial.
+
+    Args:
+        seconds: step to what it took last time.
+    """
+    for step in plan.steps:
+        if step.name == "tune":
+            check_budget(step, seconds.get("train"))
+
+
+def check_budget(step: Step, trial_s: float | None) -> None:
+    """PlanError where a budget cannot pay for one trial.
+
+    Args:
+        trial_s: seconds that this job's training took last time; None where it never ran here.
+    """
+    if trial_s is None:
+        return
+    config, resources = step.config, step.resources
+    least_s = trial_s * config["scheduler"].get("grace", config["trial"]["train"]["config"]["epochs"])
+    least_s /= config["trial"]["train"]["config"]["epochs"]
+    held = {
+        "wall_s": ("wall", 1.0, f"{least_s:.3g}s"),
+        "cpu_hours": (
+            "cpu_hours",
+            resources.cpus_per_worker / 3600,
+            f"{least_s * resources.cpus_per_worker / 3600:.2g}",
+        ),
+        "gpu_hours": (
+            "gpu_hours",
+            resources.gpus_per_worker / 3600,
+            f"{least_s * resources.gpus_per_worker / 3600:.2g}",
+        ),
+    }
+    for name, (field, per_s, least) in held.items():
+        limit = config["budget"][name]
+        if limit is not None and limit < least_s * per_s:
+            raise PlanError(
+                f"{limit:g} pays for less than one trial: this job's training took {trial_s:.3g} s last time",
+                where=f"tune.budget.{field}",
+                hint=f"write more than {least}, for each trial that is wanted",
+            )
 
 
 def as_part_of_a_trial(step: Step) -> Step:

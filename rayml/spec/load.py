@@ -52,6 +52,16 @@ def _contradiction(tree: Node, at: tuple[str, ...], what: str) -> Problem:
     return Problem(node.file, node.line, ".".join(at), what)
 
 
+def locate(path: Path, at: str) -> int | None:
+    """The line of a job file that a dotted path leads to, or the deepest part of it that is there."""
+    try:
+        tree, _ = read_tree(path)
+    except SpecError:
+        return None
+    node, _ = find(tree, [int(part) if part.isdecimal() else part for part in at.split(".")])
+    return node.line
+
+
 def load_cluster(
     path: Path | None, overrides: Sequence[str] = (), environ: Mapping[str, str] | None = None
 ) -> ClusterSpec:

@@ -11,6 +11,7 @@ from rayml.plan.build import build_plan, build_trial, rebuild_plan
 from rayml.plan.facts import GIB, Facts
 from rayml.plan.plan import Decision, Plan
 from rayml.plan.preview import preview
+from rayml.plan.tuning import check_sweep
 from rayml.spec.load import load_cluster, load_job
 
 ROOT = Path(__file__).parents[2]
@@ -155,3 +156,24 @@ def test_what_a_cluster_cannot_hold_is_refused():
         plan("tune.budget.money=2")
     priced = plan("tune.budget.money=2", cluster=ROOT / "cluster" / "autoscaling-local.yaml")
     assert priced.step("tune").policy["prices"]["node"] > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "seconds", "refused"),
+    [
+        (("tune.budget={wall: 2s}", "tune.scheduler={kind: fifo}"), 9.0, True),
+        (("tune.budget={wall: 2s}", "tune.scheduler={kind: asha, grace: 1}"), 9.0, False),
+        (("tune.budget={wall: 2s}", "tune.scheduler={kind: asha, grace: 3}"), 9.0, True),
+        (("tune.budget={cpu_hours: 0.001}", "tune.scheduler={kind: fifo}"), 9.0, True),
+        (("tune.budget={cpu_hours: 0.003}", "tune.scheduler={kind: fifo}"), 9.0, False),
+        (("tune.budget={wall: 2s}", "tune.scheduler={kind: fifo}"), None, False),
+    ],
+)
+def test_a_budget_that_cannot_pay_for_one_trial_is_refused_once_a_trial_is_known(changes, seconds, refused):
+    known = {} if seconds is None else {"train": seconds}
+    if not refused:
+        check_sweep(plan(*changes), known)
+        return
+    with pytest.raises(PlanError, match="pays for less than one trial") as caught:
+        check_sweep(plan(*changes), known)
+    assert caught.value.where in ("tune.budget.wall", "tune.budget.cpu_hours")

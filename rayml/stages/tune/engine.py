@@ -239,7 +239,7 @@ class Judge(NotKept, TrialScheduler):
     def on_trial_error(self, tune_controller: Any, trial: RayTrial) -> None:
         number = int(trial.trial_id)
         self.desk.left(number)
-        if not trial.should_recover():
+        if not trial.should_recover():  # type: ignore[no-untyped-call]
             self.desk.ended(number, "failed", error=f"its process or its node died: {last_words(trial)}")
         self.inner.on_trial_error(tune_controller, trial)
 
@@ -299,6 +299,6 @@ class BudgetStop(NotKept, Stopper):
             self.killed = True
             for trial in self.watch.trials:
                 actor = trial.temporary_state.ray_actor
-                if actor is not None and not trial.is_finished():
+                if actor is not None and not trial.is_finished():  # type: ignore[no-untyped-call]
                     ray.kill(actor)
         return over
