@@ -39,7 +39,7 @@ def run_trial(config: dict[str, Any], evaluate: Evaluate) -> None:
     import ray
     from ray import tune
 
-    node = ray.get_runtime_context().get_node_id()[:8]
+    node = ray.get_runtime_context().get_node_id()[-8:]
     point = {path: value for path, value in config.items() if path not in ("trial", "take", "bundle")}
 
     def report(record: dict[str, Any], pointer: dict[str, Any] | None = None) -> None:
