@@ -8,7 +8,6 @@ schedulers hear again what the ledger says of the others.
 from __future__ import annotations
 
 import copy
-import json
 import os
 import time
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search.search_algorithm import SearchAlgorithm
 
 from rayml.stages.tune.desk import Desk
+from rayml.stages.tune.judge import Judge, NotKept
 from rayml.stages.tune.ledger import Trial
 from rayml.stages.tune.meter import look_at_nodes
 from rayml.stages.tune.worker import Evaluate, run_trial
@@ -40,8 +40,6 @@ ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 LOOK_EVERY_S = 1.0
-REPLAYED = ("fifo", "median", "asha")
-"""Schedulers whose judgement is a function of reported values alone: they can be told what happened before."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ def run_sweep(desk: Desk, settings: Settings, evaluate: Evaluate) -> str:
             tune.with_resources(tune.with_parameters(run_trial, evaluate=evaluate), resources_of),
             tune_config=tune.TuneConfig(
                 search_alg=Feeder(desk, settings),
-                scheduler=Judge(settings.scheduler, desk, settings),
+                scheduler=Judge(settings.scheduler, desk, settings.kind, settings.epochs),
                 reuse_actors=True,
                 num_samples=-1,
                 trial_dirname_creator=name_of,
@@ -101,16 +99,6 @@ def name_of(trial: RayTrial) -> str:
 def resources_of(config: dict[str, Any]) -> PlacementGroupFactory:
     """What Ray Tune reserves for a trial, on one node."""
     return PlacementGroupFactory([config["bundle"]])
-
-
-class NotKept:
-    """Has no part in the pickles that Ray Tune writes of itself: the ledger is what a sweep goes on from."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return NotKept, ()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> NotKept:
-        return self
 
 
 class Feeder(NotKept, SearchAlgorithm):
@@ -151,113 +139,6 @@ class Feeder(NotKept, SearchAlgorithm):
 
     def is_finished(self) -> bool:
         return self._finished or self.desk.is_finished()
-
-
-class Judge(NotKept, TrialScheduler):
-    """Ray Tune's scheduler, with the desk beside it: it hears every result first."""
-
-    def __init__(self, inner: TrialScheduler, desk: Desk, settings: Settings) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.inner, self.desk, self.settings = inner, desk, settings
-        self.told_past = settings.kind not in REPLAYED
-
-    @property
-    def metric(self) -> Any:
-        return self.inner.metric
-
-    @property
-    def supports_buffered_results(self) -> bool:
-        return False
-
-    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
-        return True
-
-    def on_trial_add(self, tune_controller: Any, trial: RayTrial) -> None:
-        self.tell_past(tune_controller)
-        self.inner.on_trial_add(tune_controller, trial)
-        if self.settings.kind in REPLAYED:
-            self.replay(tune_controller, trial, self.desk.trial(int(trial.trial_id)))
-
-    def tell_past(self, tune_controller: Any) -> None:
-        """Let the scheduler hear what it said of trials that are over."""
-        if self.told_past:
-            return
-        self.told_past = True
-        for number in {number for kind, number in self.desk.ledger.sweep.order if kind == "ended"}:
-            stub = RayTrial("stub", trial_id=f"{number:05d}", stub=True)
-            self.inner.on_trial_add(tune_controller, stub)
-            self.replay(tune_controller, stub, self.desk.trial(number))
-
-    def replay(self, tune_controller: Any, trial: RayTrial, past: Trial) -> None:
-        """What a trial reported before this controller."""
-        for record in past.epochs:
-            if record["epoch"] < self.settings.epochs:
-                self.inner.on_trial_result(tune_controller, trial, dict(record))
-
-    def on_trial_result(self, tune_controller: Any, trial: RayTrial, result: dict[str, Any]) -> str:
-        number = int(trial.trial_id)
-        if "outcome" in result:
-            self.desk.place(number, result["node"])
-            outcome = json.loads(result["outcome"])
-            status = "failed" if outcome.get("error") else "done"
-            self.desk.ended(number, status, **outcome)
-            return TrialScheduler.CONTINUE
-        record, past = json.loads(result["record"]), self.desk.trial(number)
-        if past.epochs and not past.rewound and record["epoch"] <= past.epochs[-1]["epoch"]:
-            # Said by an earlier process already, and by this one again since it goes on from there.
-            return TrialScheduler.CONTINUE
-        self.desk.epoch(number, record, result["node"])
-        if record["epoch"] >= self.settings.epochs:
-            # It has trained to its end: whatever the scheduler thinks of it, what is left is to keep the result.
-            return TrialScheduler.CONTINUE
-        decision: str = self.inner.on_trial_result(tune_controller, trial, {**result, **record})
-        self.note(number, trial, decision)
-        return decision
-
-    def note(self, number: int, trial: RayTrial, decision: str) -> None:
-        """Keep books of what the scheduler decided."""
-        if decision == TrialScheduler.STOP:
-            epoch = self.desk.trial(number).epochs[-1]["epoch"]
-            self.desk.ended(number, "stopped", reason=f"{self.settings.kind}: after {epoch:g} epochs")
-        elif decision in (TrialScheduler.PAUSE, TrialScheduler.NOOP):
-            self.desk.paused(number)
-        source = trial.config["trial"]
-        if source != number:
-            kept = ("trial", "take", "bundle")
-            point = {path: value for path, value in trial.config.items() if path not in kept}
-            self.desk.took_over(number, source, point)
-            take = len(self.desk.trial(number).took_over)
-            trial.set_config({**trial.config, "trial": number, "take": take})  # type: ignore[no-untyped-call]
-
-    def on_trial_complete(self, tune_controller: Any, trial: RayTrial, result: dict[str, Any]) -> None:
-        past = self.desk.trial(int(trial.trial_id))
-        if past.epochs:
-            self.inner.on_trial_complete(tune_controller, trial, {**result, **past.epochs[-1]})
-        else:
-            self.inner.on_trial_remove(tune_controller, trial)
-
-    def on_trial_error(self, tune_controller: Any, trial: RayTrial) -> None:
-        number = int(trial.trial_id)
-        self.desk.left(number)
-        if not trial.should_recover():  # type: ignore[no-untyped-call]
-            self.desk.ended(number, "failed", error=f"its process or its node died: {last_words(trial)}")
-        self.inner.on_trial_error(tune_controller, trial)
-
-    def on_trial_remove(self, tune_controller: Any, trial: RayTrial) -> None:
-        self.inner.on_trial_remove(tune_controller, trial)
-
-    def choose_trial_to_run(self, tune_controller: Any) -> RayTrial | None:
-        return self.inner.choose_trial_to_run(tune_controller)
-
-    def debug_string(self) -> str:
-        return str(self.inner.debug_string())
-
-
-def last_words(trial: RayTrial) -> str:
-    """What Ray says of a trial whose process is gone, on one line."""
-    file = trial.error_file
-    lines = Path(file).read_text(errors="replace").strip().splitlines() if file else []
-    return lines[-1].strip() if lines else "it said nothing"
 
 
 class Watch(NotKept, Callback):
