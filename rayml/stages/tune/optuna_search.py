@@ -25,6 +25,8 @@ from rayml.spec.space import Dimension, Point, Space
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 WITH_GENERATIONS = ("cma_es", "nsga2", "nsga3")
+CANDIDATES = 24
+"""Of so many draws TPE takes the one that it expects most of; Optuna's own number."""
 
 
 class OptunaSearch:
@@ -49,7 +51,7 @@ class OptunaSearch:
             return self.space.draw(self.seed, number, again)
         self.drop_asked()
         if not self.has_generations:
-            self.study.sampler = self.sampler(hash((self.seed, number, again)) % 2**31)
+            self.study.sampler = self.sampler(hash((self.seed, number, again)) % 2**31, again)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             trial = self.study.ask()
@@ -114,15 +116,24 @@ class OptunaSearch:
             self.study.tell(self.asked[1], state=TrialState.FAIL)
             self.asked = None
 
-    def sampler(self, seed: int) -> BaseSampler:
-        """A new sampler of the section's kind. Startup draws are ours, and are done when it is asked."""
+    def sampler(self, seed: int, again: int = 0) -> BaseSampler:
+        """A new sampler of the section's kind. Startup draws are ours, and are done when it is asked.
+
+        In a space that can be counted, the best of many candidates is soon one that was tried, and the same one at
+        the next draw. So where proposals were of no use, TPE chooses among fewer, and at last takes what it draws.
+        """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             kind = self.config["kind"]
             if kind == "tpe":
                 several = len(self.space.dimensions) > 1
                 return optuna.samplers.TPESampler(
-                    seed=seed, n_startup_trials=1, multivariate=several, group=several, constant_liar=True
+                    seed=seed,
+                    n_startup_trials=1,
+                    n_ei_candidates=max(1, CANDIDATES >> again),
+                    multivariate=several,
+                    group=several,
+                    constant_liar=True,
                 )
             if kind == "gp":
                 return optuna.samplers.GPSampler(seed=seed, n_startup_trials=1, deterministic_objective=False)

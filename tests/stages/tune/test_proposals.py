@@ -83,6 +83,19 @@ def test_a_search_learns(kind):
     assert last > first + 0.1, f"{kind} got from {first:.2f} to {last:.2f}"
 
 
+def test_tpe_goes_on_proposing_where_what_it_likes_best_was_tried():
+    """Where it says the same again and again, what is left is a draw that knows of nothing."""
+    space = {f"train.{name}": {"choice": [1, 2, 3, 4]} for name in ("epochs", "accumulation", "batch_size")}
+    found = proposals(space, {"kind": "tpe", "startup": 8})
+    origins = []
+    for number in range(32):
+        proposal = found.next(number)
+        found.accept(number, proposal)
+        found.search.learn(number, [float(sum(proposal.point.values()))], [], complete=True)
+        origins.append(proposal.origin)
+    assert set(origins) == {"search"}
+
+
 def test_earlier_sweeps_count_as_if_they_had_been_found_here():
     cold, warm = (proposals(NUMBERS, {"kind": "tpe", "startup": 1}) for _ in range(2))
     for number in range(30):
