@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from autoscaling import autoscaling_run  # noqa: F401
 
 from rayml.run.session import process_token
 

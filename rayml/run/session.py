@@ -13,13 +13,15 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import Any, Protocol
 
 from rayml.artifacts.durable import write_atomic
 from rayml.backends import local
 from rayml.errors import BackendError
 from rayml.observe.runs import RunFolder
-from rayml.plan.plan import Plan
+from rayml.plan.plan import ClusterPlan, Plan
 from rayml.process import interrupt_on_signals
+from rayml.run.autoscaling import AutoscalingHead
 from rayml.stages.serve.endpoint import RECORD as ENDPOINT_RECORD
 from rayml.stages.serve.haproxy import reap, serve_environment
 
@@ -42,12 +44,48 @@ RAY_ENVIRONMENT = {
 }
 
 
+class Head(Protocol):
+    """What is started before the driver calls `ray.init`."""
+
+    def launch(self) -> int | None:
+        """Start it and return at once; the process session that it has of its own."""
+
+    def join(self) -> dict[str, Any]:
+        """Wait for it; what `ray.init` takes to join it. BackendError where it does not come up."""
+
+    def stop(self) -> None:
+        """End it with all that it started."""
+
+
+class NoHead:
+    """`ray.init` starts Ray on its own: one node, which ends with the driver."""
+
+    def __init__(self, cluster: ClusterPlan) -> None:
+        self._cluster = cluster
+
+    def launch(self) -> None:
+        pass
+
+    def join(self) -> dict[str, Any]:
+        cluster = self._cluster
+        return {
+            "address": "local",
+            "num_cpus": cluster.cpus,
+            "num_gpus": cluster.gpus,
+            "object_store_memory": cluster.object_store,
+        }
+
+    def stop(self) -> None:
+        pass
+
+
 class Session:
     """Ray, for as long as a run needs it."""
 
     def __init__(self, plan: Plan, run_folder: Path) -> None:
         self._plan = plan
         self._run_folder = run_folder
+        self._head: Head = NoHead(plan.cluster)
         self._started = False
         # Ray's processes are told to end with the thread that started them, so this one lives as long as they may.
         self._starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ray-start")
@@ -77,22 +115,30 @@ class Session:
         # Ray puts sockets below this folder, and a socket's path may have 107 characters: the run folder can be deeper.
         # Ray opens its folder to everybody, so it stands inside one that only this user can enter.
         self._temporary = Path(tempfile.mkdtemp(prefix="rayml-"))
-        record = {"temporary": str(self._temporary), "session": os.getsid(0), "boot": boot_id()}
-        write_atomic(self._run_folder / RECORD, json.dumps(record).encode())
+        self._write_record(head=None)
         os.environ.update(RAY_ENVIRONMENT)
         os.environ.update(serve_environment(self._run_folder))
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=process_token())
+        self._head = self._choose_head()
+        self._write_record(head=self._head.launch())
+
+    def _choose_head(self) -> Head:
+        cluster = self._plan.cluster
+        if cluster.nodes is None:
+            return NoHead(cluster)
+        return AutoscalingHead(cluster, self._temporary, log=self._run_folder / "logs" / "ray-head.log")
+
+    def _write_record(self, head: int | None) -> None:
+        record = {"temporary": str(self._temporary), "session": os.getsid(0), "head": head, "boot": boot_id()}
+        write_atomic(self._run_folder / RECORD, json.dumps(record).encode())
 
     def _init(self) -> None:
         import ray
 
-        cluster = self._plan.cluster
+        joining = self._head.join()
         try:
             ray.init(
-                address="local",
-                num_cpus=cluster.cpus,
-                num_gpus=cluster.gpus,
-                object_store_memory=cluster.object_store,
+                **joining,
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.WARNING,
@@ -114,6 +160,7 @@ class Session:
             import ray
 
             ray.shutdown()
+            self._head.stop()
             clean(self._run_folder)
             self._started = False
 
@@ -145,9 +192,10 @@ def clean(run_folder: Path) -> None:
     if not record.exists():
         return
     left = json.loads(record.read_text())
-    if left["boot"] == boot_id() and left["session"] != os.getsid(0):
-        # Ray's agents outlive a driver and a raylet that were killed together. The session was made for that driver.
-        local.end_session(left["session"])
+    if left["boot"] == boot_id():
+        # Ray's agents outlive a driver and a raylet that were killed together. The sessions were made for them.
+        for session in {left["session"], left.get("head")} - {os.getsid(0), None}:
+            local.end_session(session)
     temporary = Path(left["temporary"])
     for session in temporary.glob("ray/session_2*"):
         if not session.is_symlink():
