@@ -163,6 +163,12 @@ def exports(tune: TuneSpec) -> bool:
 def resolve_cluster(cluster: ClusterSpec, facts: Facts) -> ClusterPlan:
     """What Ray is started with."""
     nodes = cluster.nodes
+    if nodes is not None and nodes.gpus:
+        raise PlanError(
+            f"nodes of this machine with {count(nodes.gpus, 'GPU')} each would all be given the same ones",
+            where="nodes.gpus",
+            hint="leave nodes out, and let the machine's own GPUs be shared: gpus: N",
+        )
     return ClusterPlan(
         cpus=facts.cpus,
         gpus=facts.gpus,

@@ -51,6 +51,8 @@ class Runner:
     def prepare(self) -> None:
         """Let the stages that will have to run start what takes long to start, beside the steps before them."""
         for step in self.plan.steps:
+            if step.name == "tune" and self.plan.decision is None:
+                return  # what comes after it, the sweep decides, and most often has made
             prepare = load_preparation(step.name)
             if prepare is not None and self.store.find(step.name, step.key) is None:
                 prepare(step)

@@ -41,6 +41,7 @@ RAY_ENVIRONMENT = {
     "RAY_worker_niceness": "0",  # 15 by default: the work would give way to anything else on the machine
     "RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # 2 by default, and a trial that takes longer to stop would fail the next
 }
 
 

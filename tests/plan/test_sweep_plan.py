@@ -177,3 +177,9 @@ def test_a_budget_that_cannot_pay_for_one_trial_is_refused_once_a_trial_is_known
     with pytest.raises(PlanError, match="pays for less than one trial") as caught:
         check_sweep(plan(*changes), known)
     assert caught.value.where in ("tune.budget.wall", "tune.budget.cpu_hours")
+
+
+def test_nodes_of_one_machine_do_not_share_out_its_gpus(tmp_path):
+    (tmp_path / "cluster.yaml").write_text("{kind: local, nodes: {max: 2, gpus: 1}}\n")
+    with pytest.raises(PlanError, match="would all be given the same ones"):
+        plan(cluster=tmp_path / "cluster.yaml")

@@ -36,7 +36,6 @@ ENVIRONMENT = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial's last report has no epoch's metrics
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # a thread that is stopped finishes its epoch's checkpoint
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 LOOK_EVERY_S = 1.0
