@@ -327,7 +327,7 @@ def predict(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="startup or train.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="startup, train or tune.")],
     full: Annotated[
         bool, typer.Option("--full/--quick", help="About 10 minutes, or below 90 seconds.", show_default=True)
     ] = False,

@@ -42,8 +42,8 @@ class Goal:
     """What a row has to reach."""
 
     bound: float
-    of: Literal["ours", "ratio"]
-    """`ours` is at most the bound, in the row's unit; the `ratio` is at least the bound."""
+    of: Literal["ours", "ours_at_least", "ratio"]
+    """`ours` is at most the bound, in the row's unit, or at least; the `ratio` is at least the bound."""
 
 
 @dataclass(frozen=True)
@@ -199,6 +199,8 @@ def verdict(goal: Goal | None, ours: float, ratio: float | None, interval: tuple
         return None
     if goal.of == "ours":
         return ours <= goal.bound
+    if goal.of == "ours_at_least":
+        return ours >= goal.bound
     if ratio is None or interval is None:
         return None
     low, high = interval

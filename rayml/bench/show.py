@@ -69,7 +69,7 @@ def cells_of(row: dict[str, Any]) -> list[str]:
         ratio += f" [{low:.2f}, {high:.2f}]"
     goal = UNKNOWN
     if row["goal"] is not None:
-        goal = f"<= {row['goal']:g} {unit}" if row["goal_of"] == "ours" else f">= {row['goal']:.2f}x"
+        goal = goal_in_words(row)
     return [
         row["name"],
         amount(row["ours"], unit),
@@ -83,13 +83,21 @@ def cells_of(row: dict[str, Any]) -> list[str]:
     ]
 
 
+def goal_in_words(row: dict[str, Any]) -> str:
+    """What the goal is held against, and the bound as it was written."""
+    if row["goal_of"] == "ratio":
+        return f">= {row['goal']:.2f}x"
+    unit = "/s" if row["unit"].endswith("/s") else f" {row['unit']}"
+    return f"{'<=' if row['goal_of'] == 'ours' else '>='} {row['goal']:g}{unit}"
+
+
 def amount(value: float | None, unit: str) -> str:
-    """A measured value: seconds with their unit, rates by thousands."""
+    """A measured value: seconds with their unit, rates by thousands, small ones with a tenth."""
     if value is None:
         return UNKNOWN
     if unit == "s":
         return f"{value:.2f} s" if value < 10 else f"{value:.1f} s"
-    return f"{value:,.0f}/s" if unit.endswith("/s") else f"{value:,.4g} {unit}"
+    return f"{value:,.{0 if value >= 100 else 1}f}/s" if unit.endswith("/s") else f"{value:,.4g} {unit}"
 
 
 def notes(document: dict[str, Any]) -> list[str]:

@@ -156,11 +156,12 @@ def measure(load: Load, folder: Path, say: Callable[[str], None]) -> Row:
         return compete(contest, load.pairs, warm_up=1, say=say)
 
 
-def made_rows(folder: Path, rows: int, side: int = 8) -> None:
+def made_rows(folder: Path, rows: int, side: int = 8, val_rows: int | None = None) -> None:
     """Canonical shards of scikit-learn's digits, repeated until there are enough; a tenth as many to validate on.
 
     Where `side` is more than 8, each point becomes a square of points.
     """
+    val_rows = rows // 10 if val_rows is None else val_rows
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -168,7 +169,7 @@ def made_rows(folder: Path, rows: int, side: int = 8) -> None:
     images = images.repeat(side // 8, axis=1).repeat(side // 8, axis=2)
     folder.mkdir(parents=True)
     first = 0
-    for split, count in (("train", rows), ("val", rows // 10)):
+    for split, count in (("train", rows), ("val", val_rows)):
         ids = np.arange(first, first + count)
         places = ids % len(images)
         write_shard(folder / shard_name(split, 0), ids, images[places], digits.target[places].astype(np.int64))

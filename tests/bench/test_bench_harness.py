@@ -152,6 +152,8 @@ def test_work_that_is_the_same_passes():
         (None, 1.0, 2.0, (1.9, 2.1), None),
         (Goal(0.5, "ours"), 0.5, None, None, True),
         (Goal(0.5, "ours"), 0.51, 9.0, (8.0, 10.0), False),
+        (Goal(25.0, "ours_at_least"), 25.0, None, None, True),
+        (Goal(25.0, "ours_at_least"), 24.9, 9.0, (8.0, 10.0), False),
         (Goal(1.0, "ratio"), 7.0, 1.02, (1.00, 1.05), True),
         (Goal(1.0, "ratio"), 7.0, 0.995, (0.985, 1.01), True),
         (Goal(1.0, "ratio"), 7.0, 1.10, (0.90, 1.30), None),

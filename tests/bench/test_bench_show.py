@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from rayml.bench.show import markdown, print_bench
+from rayml.bench.show import cells_of, markdown, print_bench
 
 MACHINE = {
     "cpus": 2,
@@ -72,3 +72,21 @@ def test_markdown_has_the_command_the_machine_and_every_row(same):
     assert len({line.count("|") for line in table}) == 1
     assert ("NOT THE SAME WORK: loss 1 is not 2" in text) is not same
     assert "steal 0.4%, other processes 12%" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"unit": "s", "goal": 0.5, "goal_of": "ours"}, "<= 0.5 s"),
+        ({"unit": "%", "goal": 95.0, "goal_of": "ours_at_least"}, ">= 95 %"),
+        ({"unit": "trials/s", "goal": 25.0, "goal_of": "ours_at_least"}, ">= 25/s"),
+        ({"goal": 1.1}, ">= 1.10x"),
+    ],
+)
+def test_a_goal_says_in_which_direction_it_is_one(change, text):
+    assert cells_of({**ROW, **change})[-2] == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.94, "0.9/s"), (26.71, "26.7/s"), (14287.4, "14,287/s")])
+def test_a_small_rate_has_a_tenth(value, text):
+    assert cells_of({**ROW, "ours": value})[1] == text
