@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from typing import get_args, get_origin
+
 from pydantic_core import PydanticUndefined
 
 from rayml.errors import Problem, SpecError
 from rayml.spec.base import Spec
-from rayml.spec.fits import Slot, child_slots
+from rayml.spec.fits import Slot, child_slots, field_names, slots_of
 from rayml.spec.tree import Node, parse_yaml, resolve
 from rayml.spec.words import shorten
 
@@ -26,16 +29,31 @@ def override(root: Node, text: str, spec: type[Spec]) -> list[Problem]:
         value, problems = _value(typed.strip(), where, path.strip())
     except SpecError as error:
         return error.problems
-    node, slots = root, [Slot(spec)]
-    for index, part in enumerate(parts):
+    node, slots, done = root, [Slot(spec)], 0
+    while done < len(parts):
+        taken = _parts_of_key(slots, parts[done:])
+        part = ".".join(parts[done : done + taken])
         key = int(part) if isinstance(node.value, list) and part.isdecimal() else part
-        is_last = index == len(parts) - 1
+        is_last = done + taken == len(parts)
         child = value if is_last else _section(node, key, slots, where)
         what = _put(node, key, child)
         if what:
-            return [*problems, Problem(where, None, ".".join(parts[:index]), what)]
-        node, slots = child, child_slots(slots, key)
+            return [*problems, Problem(where, None, ".".join(parts[:done]), what)]
+        node, slots, done = child, child_slots(slots, key), done + taken
     return problems
+
+
+def _parts_of_key(slots: list[Slot], parts: list[str]) -> int:
+    """How many parts of the path are one key: `tune.space` has keys with dots of their own, such as `model.width`."""
+    for slot in slots:
+        if get_origin(slot.type) is not dict:
+            continue
+        keys, values = (slots_of(argument) for argument in get_args(slot.type))
+        patterns = [each.pattern for key in keys for each in key.constraints if hasattr(each, "pattern")]
+        if any("." in pattern and re.search(pattern, "a.b") for pattern in patterns):
+            inside = field_names(values)
+            return next((at for at, part in enumerate(parts) if at and part in inside), len(parts))
+    return 1
 
 
 def _value(typed: str, where: str, path: str) -> tuple[Node, list[Problem]]:

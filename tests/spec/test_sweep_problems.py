@@ -173,3 +173,22 @@ def test_a_kind_that_is_searched_keeps_the_fields_that_both_kinds_have(tmp_path:
     assert put_values(document, {"train.optimizer.kind": "adamw"}) == document
     assert put_values(document, {"train.schedule.kind": "cosine"})["train"]["schedule"] == {"kind": "cosine"}
     assert put_values(document, {"train.clip.norm": 1.0})["train"]["clip"] == {"norm": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("tune.space.model.width={choice: [4]}", {"model.width": {"choice": (4,)}}),
+        ("tune.space.model.width.choice=[4, 8]", {"model.width": {"choice": (4, 8)}}),
+        (
+            "tune.space.train.batch_size={choice: [32]}",
+            {"model.width": {"choice": (8, 16)}, "train.batch_size": {"choice": (32,)}},
+        ),
+    ],
+)
+def test_a_key_with_dots_is_one_key_on_the_command_line_too(tmp_path: Path, override: str, expected: dict) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(BEFORE + SPACE)
+    tune = load_job(path, [override]).tune
+    assert tune is not None
+    assert {key: written.model_dump(exclude_unset=True) for key, written in tune.space.items()} == expected
