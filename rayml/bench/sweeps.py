@@ -129,7 +129,6 @@ def run_sweep_here(folder: Path, settings: SweepSettings, evaluate: Evaluate, en
     engine = Settings(
         scheduler=build_scheduler(dump(spec.scheduler), desk.settings["objectives"][0], settings.epochs, space),
         kind=spec.scheduler.kind,
-        epochs=settings.epochs,
         concurrency=settings.concurrency,
         retries=1,
         storage=storage,
@@ -151,7 +150,6 @@ def make_desk(folder: Path, spec: TuneSpec, settings: SweepSettings) -> BenchDes
         "budget": budget,
         "max_failures": spec.max_failures,
         "epochs": settings.epochs,
-        "best": {"metric": objectives[0]["metric"], "goal": objectives[0]["goal"]},
         "metrics": [each["metric"] for each in objectives],
     }
     folder.mkdir(parents=True)
@@ -159,7 +157,8 @@ def make_desk(folder: Path, spec: TuneSpec, settings: SweepSettings) -> BenchDes
     search = search_of(resolve_search(spec, space), space, settings.seed, [each["goal"] for each in objectives])
     meter = Meter(budget, {"head": None, "node": None}, ledger.sweep.spent, time.monotonic())
     proposals = Proposals(space, list(spec.known), search, lambda point: None)
-    return BenchDesk(ledger, proposals, meter, resolved, lambda point: (1.0, 0.0), forget)
+    recipe = {"epochs": settings.epochs, "best": objectives[0]}
+    return BenchDesk(ledger, proposals, meter, resolved, lambda point: (1.0, 0.0), lambda point: recipe, forget)
 
 
 def forget(kind: str, **fields: Any) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 from rayml import __version__
 from rayml.artifacts.manifest import digest
 from rayml.errors import PlanError
-from rayml.plan.facts import GIB, Facts, read_facts
+from rayml.plan.facts import GIB, Facts, code_of, read_facts
 from rayml.plan.plan import ClusterPlan, Decision, NodesPlan, Origin, Plan, Resources, Step
 from rayml.plan.training import dump, resolve_train, resolve_workers
-from rayml.plan.tuning import as_part_of_a_trial, build_tune_step
+from rayml.plan.tuning import as_part_of_a_trial, build_tune_step, check_fits
 from rayml.spec.check import check_job
 from rayml.spec.cluster import ClusterSpec
 from rayml.spec.job import JobSpec
@@ -105,7 +105,7 @@ def build_step(
     config, policy, resources = RESOLVERS[stage](job, cluster, facts)
     if stage == "train" and decision is not None and decision.population is not None:
         config["population"] = decision.population
-    code = facts.code[stage]
+    code = code_of(stage, job, facts)
     key = digest({"stage": stage, "config": config, "inputs": inputs, "code": code})
     return Step(name=stage, config=config, policy=policy, inputs=inputs, code=code, key=key, resources=resources)
 
@@ -129,6 +129,7 @@ def build_trial(origin: Origin, values: Point, population: dict[str, Any] | None
     job = JobSpec.model_validate(put_values(document, {"train.workers": workers}))
     own_cpus = workers * job_tune(job).cpus_per_worker
     has_gpus = whole.gpus or (whole.nodes is not None and whole.nodes.gpus)
+    check_fits(whole, own_cpus, workers if has_gpus else 0)
     cluster = whole.model_copy(update={"cpus": own_cpus, "gpus": workers if has_gpus else 0, "nodes": None})
     marked = None if population is None else Decision(trial=-1, values={}, population=population, objectives={}, why="")
     steps: list[Step] = []

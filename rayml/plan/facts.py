@@ -6,7 +6,7 @@ import json
 import os
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,9 @@ class Facts:
     source: str
     """Digest of what the data source holds now."""
     code: dict[str, str]
-    """Stage to the digest of its code."""
+    """Stage to the digest of rayml's code behind it."""
+    own: dict[str, str] = field(default_factory=dict)
+    """Stage to the digest of that code and the user's, where the job has some."""
     linux: bool = True
     """Whether this machine runs Linux."""
     start: Weights | None = None
@@ -42,7 +44,7 @@ class Facts:
     deepspeed: dict[str, Any] | None = None
     """What the DeepSpeed file of `strategy.config` holds."""
     warm: tuple[dict[str, Any], ...] = ()
-    """Trials of the sweeps that `tune.warm_start` names: `point` and `values` of each."""
+    """Trials of the sweeps that `tune.warm_start` names: `point`, `status` and `values` of each."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Weights:
 RunWeights = Callable[[str], Weights]
 """The weights of another run, by its id."""
 RunTrials = Callable[[str], list[dict[str, Any]]]
-"""`point` and `values` of the trials of another run's sweep, by its id."""
+"""`point`, `status` and `values` of the trials of another run's sweep, by its id."""
 
 
 def gather_facts(
@@ -76,7 +78,8 @@ def gather_facts(
         gpus=count_gpus() if cluster.gpus == "auto" else cluster.gpus,
         memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         source=fingerprint(job.data.source, base),
-        code={stage: code_digest(stage, user_code if runs_user_code(stage, job) else None) for stage in STAGE_CODE},
+        code={stage: code_digest(stage, None) for stage in STAGE_CODE},
+        own={} if user_code is None else {stage: code_digest(stage, user_code) for stage in USER_STAGES},
         linux=platform.system() == "Linux",
         start=find_weights(job, base, run_weights),
         deepspeed=read_document(job, base),
@@ -131,9 +134,17 @@ def count_gpus() -> int:
     return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
 
 
+USER_STAGES = ("data", "train", "export")
+"""Stages that may run modules of the job's `code:` folder."""
+
+
+def code_of(stage: str, job: JobSpec, facts: Facts) -> str:
+    """Digest of the code that a stage of this job runs, the user's with it where it does."""
+    return facts.own.get(stage, facts.code[stage]) if runs_user_code(stage, job) else facts.code[stage]
+
+
 def runs_user_code(stage: str, job: JobSpec) -> bool:
     """Whether a stage runs modules of the job's `code:` folder."""
     if stage == "data":
         return job.data.source.kind == "callable"
-    searched = job.tune is not None and job.code is not None
-    return stage in ("train", "export") and (searched or isinstance(job.model, CallableModel))
+    return stage in ("train", "export") and isinstance(job.model, CallableModel)

@@ -6,6 +6,7 @@ The choice is not in the sweep's key: another `choose`, `limits` or `final` deci
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 from rayml.artifacts.store import Artifact, Store
@@ -78,7 +79,7 @@ def decide(sweep: dict[str, Any], policy: dict[str, Any]) -> Decision:
         why += f", tied with {count(len(tied), 'other')}"
     return Decision(
         trial=chosen["number"],
-        values={**chosen["point"], **final_values(chosen, sweep, policy["final"])},
+        values={**chosen["point"], **final_values(chosen, policy["final"])},
         population=chosen.get("population"),
         objectives={name: chosen["values"][name] for name in names},
         why=why,
@@ -89,7 +90,7 @@ def decide(sweep: dict[str, Any], policy: dict[str, Any]) -> Decision:
 
 def candidates(trials: list[Trial], metrics: list[str]) -> list[Trial]:
     """Trials that came to their end, or else those that were cut short, with every metric that is asked for."""
-    able = [trial for trial in trials if all(name in trial["values"] for name in metrics)]
+    able = [trial for trial in trials if all(math.isfinite(trial["values"].get(name, math.nan)) for name in metrics)]
     done = [trial for trial in able if trial["status"] == "done"]
     found = done or [trial for trial in able if trial["status"] != "failed"]
     if not found:
@@ -171,16 +172,17 @@ def ties(
     ]
 
 
-def final_values(chosen: Trial, sweep: dict[str, Any], final: str) -> dict[str, Any]:
+def final_values(chosen: Trial, final: str) -> dict[str, Any]:
     """What training changes besides the trial's values where it starts anew on all rows.
 
-    With a constant learning rate it ends at the epoch that was best; another schedule is one of all its epochs.
+    With a constant learning rate it ends at the epoch that was best; another schedule is one of all its epochs. No rows
+    are left to stop early by.
     """
     if final == "checkpoint":
         return {}
-    changes: dict[str, Any] = {"train.rows": "train_and_val"}
-    if sweep["constant_lr"] and chosen["epochs"]:
-        sign = 1.0 if sweep["best"]["goal"] == "max" else -1.0
-        best = max(chosen["epochs"], key=lambda record: sign * record[sweep["best"]["metric"]])
+    changes: dict[str, Any] = {"train.rows": "train_and_val", "train.early_stopping": None}
+    if chosen["constant_lr"] and chosen["epochs"]:
+        sign = 1.0 if chosen["best"]["goal"] == "max" else -1.0
+        best = max(chosen["epochs"], key=lambda record: sign * record[chosen["best"]["metric"]])
         changes["train.epochs"] = best["epoch"]
     return changes

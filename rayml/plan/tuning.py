@@ -34,7 +34,6 @@ def build_tune_step(job: JobSpec, origin: Origin, cluster: ClusterPlan, facts: F
         "scheduler": dump(tune.scheduler),
         "objectives": resolve_objectives(tune),
         "budget": resolve_budget(tune, space),
-        "max_failures": tune.max_failures,
         "seed": job.seed,
         "trial": {step.name: {"config": step.config, "code": step.code} for step in trial},
     }
@@ -47,6 +46,7 @@ def build_tune_step(job: JobSpec, origin: Origin, cluster: ClusterPlan, facts: F
         "limits": dict(tune.limits),
         "final": tune.final,
         "concurrency": resolve_concurrency(tune, cluster, cpus, gpus),
+        "max_failures": tune.max_failures,
         "retries_of_a_trial": training.policy["retries"],
         "warm": warm_trials(facts, resolve_objectives(tune)),
         "prices": {"head": cluster.price_per_hour, "node": cluster.nodes and cluster.nodes.price_per_hour},
@@ -91,7 +91,7 @@ def resolve_budget(tune: TuneSpec, space: Space) -> dict[str, Any]:
     limits = {"wall_s": written.wall, **{name: getattr(written, name) for name in ("cpu_hours", "gpu_hours", "money")}}
     trials = None if written.trials == "auto" else written.trials
     grid = resolve_search(tune, space)["kind"] == "grid"
-    size = sum(1 for _ in space.grid()) if grid else space.size
+    size = sum(1 for _ in space.grid()) if grid and space.constraints else space.size
     if trials is None and not grid and all(limit is None for limit in limits.values()):
         trials = AUTO_TRIALS
     if size is not None and not space.constraints:
@@ -102,12 +102,12 @@ def resolve_budget(tune: TuneSpec, space: Space) -> dict[str, Any]:
 
 
 def warm_trials(facts: Facts, objectives: list[dict[str, str]]) -> list[list[Any]]:
-    """`[point, values]` of each earlier trial that has every objective."""
+    """`[point, values]` of each earlier trial that came to its end and has every objective."""
     names = [objective["metric"] for objective in objectives]
     return [
         [trial["point"], [trial["values"][name] for name in names]]
         for trial in facts.warm
-        if all(name in trial["values"] for name in names)
+        if trial["status"] == "done" and all(name in trial["values"] for name in names)
     ]
 
 
@@ -119,18 +119,24 @@ def resolve_choose(tune: TuneSpec) -> str:
 
 
 def resolve_concurrency(tune: TuneSpec, cluster: ClusterPlan, cpus: int, gpus: int) -> int:
-    """Trials that the cluster holds at its largest. PlanError where it cannot hold one."""
+    """Trials that the cluster holds at its largest."""
     holds = trials_of(cluster.cpus, cluster.gpus, cpus, gpus)
     if cluster.nodes is not None:
         holds += cluster.nodes.max * trials_of(cluster.nodes.cpus, cluster.nodes.gpus, cpus, gpus)
-    if holds == 0:
-        largest = max(cluster.cpus, cluster.nodes.cpus if cluster.nodes else 0)
+    return holds if tune.concurrency == "auto" else min(tune.concurrency, holds)
+
+
+def check_fits(cluster: ClusterPlan, cpus: int, gpus: int) -> None:
+    """PlanError where no node of the cluster holds a trial."""
+    nodes = cluster.nodes
+    fits = trials_of(cluster.cpus, cluster.gpus, cpus, gpus)
+    if fits == 0 and (nodes is None or trials_of(nodes.cpus, nodes.gpus, cpus, gpus) == 0):
+        largest = max(cluster.cpus, nodes.cpus if nodes else 0)
         raise PlanError(
             f"a trial needs {count(cpus, 'CPU')} and {count(gpus, 'GPU')}, and no node of the cluster has as many",
             where="tune",
             hint=f"write train.workers and tune.cpus_per_worker so that their product is at most {largest}",
         )
-    return holds if tune.concurrency == "auto" else min(tune.concurrency, holds)
 
 
 def trials_of(has_cpus: int, has_gpus: int, cpus: int, gpus: int) -> int:
@@ -195,7 +201,17 @@ def check_budget(step: Step, trial_s: float | None) -> None:
 
 
 def as_part_of_a_trial(step: Step) -> Step:
-    """A train step whose one worker is the trial's own process, which has imported torch."""
-    if step.resources.workers > 1 or step.policy["launcher"] == "ray_train":
+    """A train step whose one worker is the trial's own process, which has imported torch.
+
+    PlanError where its workers are Ray Train's: they would ask for places that the trial itself holds.
+    """
+    if step.policy["launcher"] == "ray_train":
+        strategy = step.config["strategy"]["kind"]
+        raise PlanError(
+            f"strategy {strategy} has its workers from Ray Train, and those of a trial stand on one node",
+            where="train.strategy.kind" if strategy == "parameter_server" else "train.launcher",
+            hint="write launcher: processes, and strategy: {kind: ddp} or fsdp",
+        )
+    if step.resources.workers > 1:
         return step
     return step.model_copy(update={"policy": {**step.policy, "launcher": "inline"}})

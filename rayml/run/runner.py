@@ -12,6 +12,7 @@ from rayml.artifacts.store import Artifact, Store
 from rayml.errors import RaymlError
 from rayml.observe.events import EventLog
 from rayml.observe.runs import RunFolder
+from rayml.plan.build import cut_after
 from rayml.plan.plan import Plan, Step
 from rayml.plan.settle import settle
 from rayml.run import gates, policy
@@ -41,7 +42,8 @@ class Runner:
 
     def decide(self, data: Artifact) -> Artifact:
         """Go on with what the sweep found: the plan of the steps after it, and the data that they read."""
-        self.plan = settle(self.plan, self.store)
+        last = self.plan.steps[-1].name
+        self.plan = cut_after(settle(self.plan, self.store), last)
         decision = self.plan.decision
         assert decision is not None, "a sweep that is done decides, or says why it cannot"
         write_atomic(RunFolder(self.run_folder).plan_path, self.plan.model_dump_json(indent=1).encode())

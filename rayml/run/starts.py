@@ -22,11 +22,11 @@ def run_weights(home: Home, run: str) -> Weights:
             where="train.start.run",
             hint="name a run whose train step is done; `rayml report RUN` shows its steps",
         )
-    return Weights(step.key, str(artifact.path), step.config["model"])
+    return Weights(step.key, str(artifact.path.resolve()), step.config["model"])
 
 
 def run_trials(home: Home, run: str) -> list[dict[str, Any]]:
-    """`point` and `values` of the trials of a run's sweep. PlanError where it has none that is still here."""
+    """`point`, `status` and `values` of the trials of a run's sweep. PlanError where it has none that is still here."""
     plan = home.find_run(run).plan()
     step = next((step for step in plan.steps if step.name == "tune"), None)
     artifact = None if step is None else LocalStore(home.artifacts).find("tune", step.key)
@@ -36,4 +36,5 @@ def run_trials(home: Home, run: str) -> list[dict[str, Any]]:
             where="tune.warm_start",
             hint="name a run whose tune step is done; `rayml report RUN` shows its steps",
         )
-    return [{"point": trial["point"], "values": trial["values"]} for trial in read_sweep(artifact)["trials"]]
+    kept = ("point", "status", "values")
+    return [{name: trial[name] for name in kept} for trial in read_sweep(artifact)["trials"]]

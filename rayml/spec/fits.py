@@ -81,13 +81,17 @@ def child_slots(slots: Sequence[Slot], part: str | int) -> list[Slot]:
     return found
 
 
-def place_of(spec: type[Spec], loc: Sequence[str | int]) -> Place:
-    """The place of a pydantic error, without the tags and labels of unions that pydantic puts into `loc`."""
+def place_of(spec: type[Spec], loc: Sequence[str | int], *, is_unknown: bool = False) -> Place:
+    """The place of a pydantic error, without the tags and labels of unions that pydantic puts into `loc`.
+
+    Args:
+        is_unknown: whether the last part is a field that there is not, whatever it is called.
+    """
     slots = [Slot(spec)]
     place = Place((), slots, [], False)
-    for part in loc:
+    for at, part in enumerate(loc, start=1):
         keys = [get_args(slot.type)[0] for slot in place.around if get_origin(slot.type) is dict]
-        if part == "[key]" and keys:
+        if part == "[key]" and keys and not (is_unknown and at == len(loc)):
             place = place._replace(slots=[slot for key in keys for slot in slots_of(key)], is_key=True)
         elif len(slots) > 1 and part in (kinds := kinds_of(slots)):
             slots = [Slot(kinds[str(part)])]

@@ -28,7 +28,7 @@ def problems_of(error: ValidationError, spec: type[Spec], root: Node) -> list[Pr
     for fault in faults:
         if fault["type"] == "too_short" and fault["loc"] in around:
             continue
-        place = place_of(spec, fault["loc"])
+        place = place_of(spec, fault["loc"], is_unknown=fault["type"] == "extra_forbidden")
         if fault["type"].startswith("union_tag") and isinstance(find(root, place.path)[0].value, dict):
             kinds = Slot(Literal[tuple(kinds_of(place.slots))])
             place = Place((*place.path, "kind"), [kinds], place.slots, False)

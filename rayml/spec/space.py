@@ -22,7 +22,7 @@ Point = dict[str, Any]
 
 MAX_DRAWS = 1_000
 """Draws for one configuration before its constraints count as impossible."""
-MAX_COUNTED = 1_000_000
+MAX_COUNTED = 100_000
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Space:
     base: Mapping[str, Any]
     """The job's own values of keys that constraints name and the space does not have."""
 
-    @property
+    @cached_property
     def size(self) -> int | None:
         """How many configurations there are, constraints aside; None where they cannot be counted."""
         if any(dimension.levels is None for dimension in self.dimensions):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -10,24 +11,35 @@ from pydantic import ValidationError
 from rayml.errors import Problem
 from rayml.spec.expression import Expression, parse_expression
 from rayml.spec.job import JobSpec
-from rayml.spec.point import base_values, is_key, job_document, known_keys, put_values
+from rayml.spec.point import base_values, is_key, job_document, known_keys, put_values, value_at
 from rayml.spec.problems import problems_of
 from rayml.spec.space import Dimension, Point, Space, build_space, ordered
 from rayml.spec.tree import Node
-from rayml.spec.tune import EPOCH_METRICS, CmaEsSearch, GridSearch, Pb2, Pbt, TuneSpec
-from rayml.spec.words import listed, nearest, show
+from rayml.spec.tune import EPOCH_METRICS, CmaEsSearch, GridSearch, Pb2, Pbt, RangeSpec, TuneSpec
+from rayml.spec.words import count, listed, nearest, show
 
 At = tuple[str, ...]
 Found = tuple[At, str]
 """Where in the file, and a sentence."""
 
-SEARCHABLE = ("data", "model", "train", "seed")
+SEARCHABLE = ("data", "model", "train")
 """Sections that a trial runs; what comes after them is the same for every trial."""
-NOT_SEARCHED = ("data.source", "data.split", "train.retries", "train.profile", "train.launcher", "train.checkpoint")
-"""Keys that change the rows that trials are compared on, or nothing of what is compared."""
-CHANGED_IN_TRAINING = ("train.optimizer.", "train.clip.", "train.l1")
-"""What a population may change between two epochs; all else is built into the model or the order of the data."""
+NOT_SEARCHED = {
+    "data.source": "trials are compared on the same rows",
+    "data.split": "trials are compared on the same rows",
+    "data.label": "trials are compared on the same rows",
+    "train.start": "what it names is looked at once, before the sweep; write a job for each start",
+    "train.strategy.config": "the file is read once, before the sweep; write its values as keys",
+    "train.launcher": "a trial's workers stand on one node, whoever starts them",
+    "train.retries": "it changes nothing of what is learned",
+    "train.profile": "it changes nothing of what is learned",
+    "train.checkpoint": "it changes nothing of what is learned",
+}
+"""Keys that a sweep cannot compare, and why."""
 PROBES = 20
+MAX_GRID = 100_000
+MAX_DATA = 32
+"""Data steps that a sweep makes before its first trial, one for each combination of the keys of data."""
 """Whole configurations that are drawn and checked."""
 
 
@@ -54,12 +66,35 @@ def path_problems(tune: TuneSpec) -> Iterator[Found]:
             near = nearest(path, known_keys(), likeness=0.75)
             yield at, f"no such key of a job{f'; did you mean `{near}`?' if near else '; see `rayml schema`'}"
         elif path.partition(".")[0] not in SEARCHABLE:
-            yield at, f"a trial runs {listed(SEARCHABLE[:3], 'and')}, and this key changes none of it"
-        elif any(path == fixed or path.startswith(f"{fixed}.") for fixed in NOT_SEARCHED):
-            yield at, "trials are compared on the same rows and told apart by what they learn; this key is not searched"
+            yield at, f"a trial runs {listed(SEARCHABLE, 'and')}, and this key changes none of it"
+        elif path in SEARCHABLE[::2]:
+            yield at, f"{path} as a whole is not searched; write its keys, such as `{path}.{EXAMPLES[path]}`"
+        elif fixed := not_searched(path, tune.space[path]):
+            yield at, f"`{fixed}` is not searched: {NOT_SEARCHED[fixed]}"
         elif any(other != path and path.startswith(f"{other}.") for other in tune.space):
             around = next(other for other in tune.space if other != path and path.startswith(f"{other}."))
             yield at, f"`{around}` is searched as a whole; write one of the two"
+
+
+EXAMPLES = {"data": "normalize", "train": "batch_size"}
+
+
+def not_searched(path: str, written: RangeSpec) -> str | None:
+    """The fixed key that a key is, lies in, or sets in one of its sections."""
+    for fixed in NOT_SEARCHED:
+        if path == fixed or path.startswith(f"{fixed}."):
+            return fixed
+        if fixed.startswith(f"{path}.") and any(
+            value_at(value, fixed.removeprefix(f"{path}."))[1] for value in written.choice or written.grid or ()
+        ):
+            return fixed
+    return None
+
+
+def changes_in_training(path: str) -> bool:
+    """Whether a population may change a key between two epochs: numbers that are built into no model and no order."""
+    numbers = path.startswith(("train.optimizer.", "train.clip.")) or path == "train.l1"
+    return numbers and not path.endswith((".kind", ".no_decay", ".lr_by", ".layer_decay", ".not_on"))
 
 
 def when_problems(tune: TuneSpec) -> Iterator[Found]:
@@ -101,10 +136,11 @@ def scheduler_problems(job: JobSpec, tune: TuneSpec) -> Iterator[Found]:
         yield ("tune", "objectives", "0", "metric"), f"{what}; write {listed(EPOCH_METRICS)} first, or scheduler fifo"
     grace = getattr(scheduler, "grace", None)
     if grace is not None and epochs is not None and grace >= epochs:
-        what = f"{grace} epochs of grace, and a trial has {epochs}, so that none is stopped"
-        yield ("tune", "scheduler", "grace"), f"{what}; write at most {max(1, epochs - 1)}, or more train.epochs"
+        what = f"{count(grace, 'epoch')} of grace, and a trial has {epochs}, so that none is stopped"
+        fits = f"write at most {epochs - 1}, or more train.epochs" if epochs > 1 else "write more train.epochs, or fifo"
+        yield ("tune", "scheduler", "grace"), f"{what}; {fits}"
     if isinstance(scheduler, Pbt | Pb2):
-        if not any(path.startswith(CHANGED_IN_TRAINING) and not path.endswith(".kind") for path in tune.space):
+        if not any(map(changes_in_training, tune.space)):
             what = f"{scheduler.kind} changes numbers of the optimizer while a trial trains, and none is searched"
             yield ("tune", "scheduler", "kind"), f"{what}; add `train.optimizer.lr`, or write asha"
         if tune.budget.trials == "auto":
@@ -194,7 +230,11 @@ def as_tree(value: Any) -> Node:
 
 def search_problems(tune: TuneSpec, space: Space) -> Iterator[Found]:
     """Searches that cannot search this space."""
+    yield from data_problems(space)
     if isinstance(tune.search, GridSearch):
+        if all(dimension.levels is not None for dimension in space.dimensions) and bound(space.dimensions) > MAX_GRID:
+            what = f"up to {bound(space.dimensions):,} combinations"
+            yield ("tune", "search", "kind"), f"{what}, and a grid takes {MAX_GRID:,}; write random, or larger steps"
         for dimension in space.dimensions:
             if dimension.levels is None:
                 what = "has no end of values, and a grid tries each"
@@ -204,6 +244,25 @@ def search_problems(tune: TuneSpec, space: Space) -> Iterator[Found]:
             yield ("tune", "search", "kind"), "cma_es takes one objective; write tpe or nsga2 for several"
         if all(dimension.kind == "choice" for dimension in space.dimensions):
             yield ("tune", "search", "kind"), "cma_es needs a key that is a number; write tpe"
+
+
+def bound(dimensions: Sequence[Dimension]) -> int:
+    """Combinations of keys that can be counted, conditions aside."""
+    return math.prod(len(dimension.levels or ()) for dimension in dimensions)
+
+
+def data_problems(space: Space) -> Iterator[Found]:
+    """Keys of data that would need more data steps than are made before the first trial."""
+    searched = [dimension for dimension in space.dimensions if dimension.path.startswith("data.")]
+    for dimension in searched:
+        at = ("tune", "space", dimension.path)
+        if dimension.levels is None:
+            yield at, "each value is a data step of its own, made before the first trial; write `choice: [...]`"
+        elif dimension.when:
+            yield at, "data steps are made before the first trial, when no other key has a value; leave `when` out"
+    if all(dimension.levels is not None for dimension in searched) and bound(searched) > MAX_DATA:
+        what = f"{bound(searched):,} data steps, and a sweep makes at most {MAX_DATA} before its first trial"
+        yield ("tune", "space", searched[0].path), f"{what}; write fewer values"
 
 
 def known_problems(tune: TuneSpec, space: Space) -> Iterator[Found]:
@@ -218,6 +277,12 @@ def known_problems(tune: TuneSpec, space: Space) -> Iterator[Found]:
                 yield at, f"not a key of the space{meant}"
             elif not dimensions[path].holds(value):
                 yield at, f"{show(value)} is not in the range of `{path}`"
+            elif not all(
+                path_ in point and any(point[path_] == each for each in values)
+                for path_, values in dimensions[path].when
+            ):
+                others = listed([other for other, _ in dimensions[path].when], "and")
+                yield at, f"is searched only with certain values of {others}; write them here too"
 
 
 def draw_problems(job: JobSpec, tune: TuneSpec, space: Space, constraints: int) -> list[Found]:

@@ -14,7 +14,7 @@ from rayml.plan.settle import decide
 POLICY = {"choose": "best", "limits": {}, "final": "checkpoint"}
 
 
-def trial(number: int, status: str = "done", epochs=(), **values: float) -> dict:
+def trial(number: int, status: str = "done", epochs=(), constant_lr: bool = True, **values: float) -> dict:
     named = {"accuracy": "val/accuracy", "loss": "val/loss", "size": "size_bytes"}
     return {
         "number": number,
@@ -23,16 +23,16 @@ def trial(number: int, status: str = "done", epochs=(), **values: float) -> dict
         "values": {named[name]: value for name, value in values.items()},
         "epochs": [{"epoch": place + 1, "val/loss": loss} for place, loss in enumerate(epochs)],
         "population": None,
+        "best": {"metric": "val/loss", "goal": "min"},
+        "constant_lr": constant_lr,
     }
 
 
-def sweep(*trials: dict, objectives=(("val/accuracy", "max"),), constant_lr: bool = True) -> dict:
+def sweep(*trials: dict, objectives=(("val/accuracy", "max"),)) -> dict:
     return {
         "objectives": [{"metric": metric, "goal": goal} for metric, goal in objectives],
         "trials": list(trials),
         "val_rows": 180,
-        "best": {"metric": "val/loss", "goal": "min"},
-        "constant_lr": constant_lr,
     }
 
 
@@ -88,16 +88,12 @@ def test_limits_decide_and_name_the_nearest_where_none_keeps_to_them():
 
 def test_retraining_ends_at_the_epoch_that_was_best_where_the_rate_is_constant():
     policy = {**POLICY, "final": "retrain"}
-    chosen = trial(0, accuracy=0.9, epochs=[0.5, 0.2, 0.3])
-    assert decide(sweep(chosen), policy).values == {
-        "model.width": 8,
-        "train.rows": "train_and_val",
-        "train.epochs": 2,
-    }
-    assert decide(sweep(chosen, constant_lr=False), policy).values == {
-        "model.width": 8,
-        "train.rows": "train_and_val",
-    }
+    losses = [0.5, 0.2, 0.3]
+    always = {"model.width": 8, "train.rows": "train_and_val", "train.early_stopping": None}
+    constant = trial(0, accuracy=0.9, epochs=losses)
+    assert decide(sweep(constant), policy).values == {**always, "train.epochs": 2}
+    falling = trial(0, accuracy=0.9, epochs=losses, constant_lr=False)
+    assert decide(sweep(falling), policy).values == always
 
 
 ROWS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=30)

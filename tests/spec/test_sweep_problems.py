@@ -30,10 +30,7 @@ WRONG = [
     ),
     (
         "  space:\n    data.source.name: {choice: [digits, wine]}\n",
-        [
-            "9: tune.space.data.source.name: trials are compared on the same rows and told apart by what they learn; "
-            "this key is not searched"
-        ],
+        ["9: tune.space.data.source.name: `data.source` is not searched: trials are compared on the same rows"],
     ),
     (
         "  space:\n    model.width: {choice: [8, 6]}\n    train.optimizer.lr: {uniform: [0, 1]}\n",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Protocol
 
 from rayml.stages.api import Emit
 from rayml.stages.tune.ledger import Ledger, Point, Trial
@@ -19,14 +19,25 @@ from rayml.stages.tune.proposals import Proposal, Proposals
 TOLD_EVERY_S = 1.0
 
 
+class TakeOver(Protocol):
+    """How a trial goes on from the weights of another."""
+
+    def name(self, number: int, take: int) -> dict[str, Any]:
+        """What names a trial's weights after it took over others so often."""
+
+    def __call__(self, source: Trial, target: Trial, point: Point) -> int:
+        """Put the weights of `source` where `target` goes on with the values of `point`; the epoch they are at."""
+
+
 class Desk:
     """Books of one sweep.
 
     Args:
-        settings: of the tune step's configuration: objectives, budget, max_failures, epochs, best (by which an epoch's
-            checkpoint is kept), metrics (objectives and limits).
+        settings: objectives, budget, max_failures, epochs (of the job itself), metrics (objectives and limits).
+        recipe: `epochs`, `best` (by which an epoch's checkpoint is kept) of a trial with these values.
         holds: the CPUs and GPUs that a trial with these values holds.
-        population: what names the weights of a trial that took over others, by its number and how often it did.
+        take_over: puts the weights of one trial in the place of another's, which goes on with new values; the name of
+            the weights and the epoch that they are at. None where no trial does.
     """
 
     def __init__(
@@ -36,11 +47,12 @@ class Desk:
         meter: Meter,
         settings: dict[str, Any],
         holds: Callable[[Point], tuple[float, float]],
+        recipe: Callable[[Point], dict[str, Any]],
         emit: Emit,
-        population: Callable[[int, int], dict[str, Any]] | None = None,
+        take_over: TakeOver | None = None,
     ) -> None:
         self.ledger, self.proposals, self.meter, self.settings = ledger, proposals, meter, settings
-        self.holds, self.emit, self.population = holds, emit, population
+        self.holds, self.recipe, self.emit, self.take_over = holds, recipe, emit, take_over
         self.waiting = [trial.number for trial in ledger.sweep.unfinished()]
         """Trials of an earlier process that have to go on first."""
         self.live: set[int] = set()
@@ -94,7 +106,6 @@ class Desk:
         if proposal is None:
             self.exhausted = True
             return False
-        population = None if self.population is None else self.population(number, 0)
         self.ledger.write(
             "proposed",
             durable=True,
@@ -102,7 +113,7 @@ class Desk:
             point=proposal.point,
             origin=proposal.origin,
             again=proposal.again,
-            population=population,
+            population=None if self.take_over is None else self.take_over.name(number, 0),
         )
         self.proposals.accept(number, proposal)
         return True
@@ -145,7 +156,7 @@ class Desk:
             "trial_epoch",
             trial=number,
             epoch=record["epoch"],
-            epochs=self.settings["epochs"],
+            epochs=self.recipe(self.trial(number).point)["epochs"],
             values=values,
             node=node,
         )
@@ -170,9 +181,9 @@ class Desk:
     def took_over(self, number: int, source: int, point: Point) -> None:
         """A trial will go on from another's weights, with other numbers."""
         trial = self.trial(number)
-        assert self.population is not None, "only a population takes over"
-        epoch = trial.epochs[-1]["epoch"] if trial.epochs else 0
-        marker = self.population(number, len(trial.took_over) + 1)
+        assert self.take_over is not None, "only a population takes over"
+        epoch = self.take_over(self.trial(source), trial, point)
+        marker = self.take_over.name(number, len(trial.took_over) + 1)
         self.ledger.write("took_over", trial=number, epoch=epoch, source=source, point=point, population=marker)
         self.emit("note", text=f"trial {number} goes on from trial {source} at epoch {epoch:g}")
 
@@ -220,7 +231,7 @@ class Desk:
 
     def kept_values(self, trial: Trial) -> dict[str, float]:
         """The metrics of the epoch whose checkpoint would be kept, as far as training knows them."""
-        best = self.settings["best"]
+        best = self.recipe(trial.point)["best"]
         sign = 1.0 if best["goal"] == "max" else -1.0
         if not trial.epochs:
             return {}

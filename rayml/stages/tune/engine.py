@@ -48,7 +48,6 @@ class Settings:
     scheduler: TrialScheduler
     kind: str
     """The scheduler's kind, for the reasons in the ledger."""
-    epochs: int
     concurrency: int
     """Trials at a time, at the cluster's largest size."""
     retries: int
@@ -68,7 +67,7 @@ def run_sweep(desk: Desk, settings: Settings, evaluate: Evaluate) -> str:
             tune.with_resources(tune.with_parameters(run_trial, evaluate=evaluate), resources_of),
             tune_config=tune.TuneConfig(
                 search_alg=Feeder(desk, settings),
-                scheduler=Judge(settings.scheduler, desk, settings.kind, settings.epochs),
+                scheduler=Judge(settings.scheduler, desk, settings.kind),
                 reuse_actors=True,
                 num_samples=-1,
                 trial_dirname_creator=name_of,

@@ -29,14 +29,13 @@ class NotKept:
 class Judge(NotKept, TrialScheduler):
     """Ray Tune's scheduler, with the desk beside it: it hears every result first."""
 
-    def __init__(self, inner: TrialScheduler, desk: Desk, kind: str, epochs: int) -> None:
+    def __init__(self, inner: TrialScheduler, desk: Desk, kind: str) -> None:
         """
         Args:
             kind: the scheduler's, for the reasons in the ledger.
-            epochs: of a trial that trains to its end.
         """
         super().__init__()  # type: ignore[no-untyped-call]
-        self.inner, self.desk, self.kind, self.epochs = inner, desk, kind, epochs
+        self.inner, self.desk, self.kind = inner, desk, kind
         self.told_past = kind not in REPLAYED
 
     @property
@@ -69,7 +68,7 @@ class Judge(NotKept, TrialScheduler):
     def replay(self, tune_controller: Any, trial: RayTrial, past: Trial) -> None:
         """What a trial reported before this controller."""
         for record in past.epochs:
-            if record["epoch"] < self.epochs:
+            if record["epoch"] < self.last_epoch(past):
                 self.inner.on_trial_result(tune_controller, trial, dict(record))
 
     def on_trial_result(self, tune_controller: Any, trial: RayTrial, result: dict[str, Any]) -> str:
@@ -81,16 +80,20 @@ class Judge(NotKept, TrialScheduler):
             self.desk.ended(number, status, **outcome)
             return TrialScheduler.CONTINUE
         record, past = json.loads(result["record"]), self.desk.trial(number)
-        if past.epochs and not past.rewound and record["epoch"] <= past.epochs[-1]["epoch"]:
+        if past.epochs and record["epoch"] <= past.epochs[-1]["epoch"]:
             # Said by an earlier process already, and by this one again since it goes on from there.
             return TrialScheduler.CONTINUE
         self.desk.epoch(number, record, result["node"])
-        if record["epoch"] >= self.epochs:
+        if record["epoch"] >= self.last_epoch(past):
             # It has trained to its end: whatever the scheduler thinks of it, what is left is to keep the result.
             return TrialScheduler.CONTINUE
         decision: str = self.inner.on_trial_result(tune_controller, trial, {**result, **record})
         self.note(number, trial, decision)
         return decision
+
+    def last_epoch(self, trial: Trial) -> int:
+        """The epoch at which a trial ends, which may be searched too."""
+        return int(self.desk.recipe(trial.point)["epochs"])
 
     def note(self, number: int, trial: RayTrial, decision: str) -> None:
         """Keep books of what the scheduler decided."""

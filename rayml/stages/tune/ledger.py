@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rayml.errors import StageError
+
 Point = dict[str, Any]
 LEDGER_FILE = "trials.jsonl"
 
@@ -46,8 +48,6 @@ class Trial:
     took_over: list[dict[str, Any]] = field(default_factory=list)
     """`epoch`, `trial` and the new `point`, each time that it went on from another's weights at that epoch."""
     population: dict[str, Any] | None = None
-    rewound: bool = False
-    """Whether the next epoch that it reports may be one that it had before, with the weights of another."""
 
     @property
     def is_over(self) -> bool:
@@ -79,7 +79,8 @@ class Sweep:
         """Take one line of the ledger."""
         kind = line["kind"]
         if kind == "spent":
-            self.spent = Spent(**line["spent"])
+            known = {name: value for name, value in line["spent"].items() if name in Spent.__dataclass_fields__}
+            self.spent = Spent(**known)
         elif kind == "nodes":
             self.nodes.append({name: line[name] for name in ("t", "nodes", "cpus")})
         elif kind == "proposed":
@@ -87,10 +88,18 @@ class Sweep:
             made = {name: line[name] for name in ("point", "origin", "again", "population")}
             self.trials.append(Trial(line["trial"], **made))
             self.order.append(("proposed", line["trial"]))
-        else:
+        elif kind == "took_over":
+            self._take_over(self.trials[line["trial"]], self.trials[line["source"]], line)
+        elif kind in APPLY:
             APPLY[kind](self.trials[line["trial"]], line)
             if kind == "ended":
                 self.order.append(("ended", line["trial"]))
+
+    def _take_over(self, trial: Trial, source: Trial, line: dict[str, Any]) -> None:
+        """The weights are another's from now on, and what they had at each epoch before."""
+        trial.took_over.append({"epoch": line["epoch"], "trial": source.number, "point": line["point"]})
+        trial.point, trial.population = line["point"], line["population"]
+        trial.epochs = [dict(record) for record in source.epochs if record["epoch"] <= line["epoch"]]
 
     @property
     def failures(self) -> int:
@@ -108,9 +117,6 @@ def _start(trial: Trial, line: dict[str, Any]) -> None:
 
 def _epoch(trial: Trial, line: dict[str, Any]) -> None:
     record = {**line["record"], "t": line["t"]}
-    if trial.rewound:
-        trial.took_over[-1]["epoch"] = record["epoch"] - 1
-        trial.rewound = False
     # An epoch that a crash let happen twice counts once: it had the same rows and the same result.
     trial.epochs = [before for before in trial.epochs if before["epoch"] < record["epoch"]] + [record]
 
@@ -121,20 +127,13 @@ def _leave(trial: Trial, line: dict[str, Any]) -> None:
     trial.status = "waiting" if not trial.is_over else trial.status
 
 
-def _take_over(trial: Trial, line: dict[str, Any]) -> None:
-    trial.took_over.append({"epoch": line["epoch"], "trial": line["source"], "point": line["point"]})
-    trial.rewound = True
-    trial.point = line["point"]
-    trial.population = line["population"]
-
-
 def _end(trial: Trial, line: dict[str, Any]) -> None:
     for name in ("status", "reason", "values", "error", "keys"):
         setattr(trial, name, line[name])
     trial.ended = line["t"]
 
 
-APPLY = {"started": _start, "epoch": _epoch, "left": _leave, "took_over": _take_over, "ended": _end}
+APPLY = {"started": _start, "epoch": _epoch, "left": _leave, "ended": _end}
 
 
 class Ledger:
@@ -144,14 +143,29 @@ class Ledger:
         self.path = folder / LEDGER_FILE
         self.sweep = Sweep()
         kept = read_whole_lines(self.path)
-        for line in kept:
-            self.sweep.apply(json.loads(line))
+        for number, line in enumerate(kept, start=1):
+            self.read(line, number)
         for trial in self.sweep.trials:
             # Whoever ran is not running now: this process has just begun.
             trial.status = trial.status if trial.is_over else "waiting"
+        if self.sweep.trials and all(trial.status == "failed" for trial in self.sweep.trials):
+            # Whatever made every one of them fail may be mended now.
+            for trial in self.sweep.trials:
+                trial.status = "waiting"
         self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         # A line that a crash cut short would swallow the next one.
         os.ftruncate(self._descriptor, sum(len(line) + 1 for line in kept))
+
+    def read(self, line: bytes, number: int) -> None:
+        """Apply a line of an earlier process. StageError where it is not one."""
+        try:
+            self.sweep.apply(json.loads(line))
+        except (ValueError, KeyError, TypeError, IndexError, AssertionError) as error:
+            raise StageError(
+                f"not a line of a sweep's ledger ({type(error).__name__}: {error})",
+                where=f"{self.path}:{number}",
+                hint="restore the file; or move it away, and finished trials are found again by their artifacts",
+            ) from None
 
     def write(self, kind: str, *, durable: bool = False, **fields: Any) -> None:
         """Append one line and apply it.

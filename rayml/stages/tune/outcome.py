@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 from rayml.plan.front import front
 from rayml.spec.space import Dimension, Space
-from rayml.stages.tune.ledger import Sweep, Trial
+from rayml.stages.tune.ledger import Point, Sweep, Trial
 
 FEWEST_FOR_IMPORTANCE = 5
 TREES = 64
 
 
-def sweep_document(sweep: Sweep, space: Space, settings: dict[str, Any], ended: str) -> dict[str, Any]:
+def sweep_document(
+    sweep: Sweep, space: Space, settings: dict[str, Any], recipe: Callable[[Point], dict[str, Any]], ended: str
+) -> dict[str, Any]:
     """The document.
 
     Args:
-        settings: objectives, scheduler, search, budget, epochs, best, constant_lr, val_rows: copied as they are.
+        recipe: `best` and `constant_lr` of a trial with these values.
+        settings: objectives, scheduler, search, budget, epochs, val_rows: copied as they are.
         ended: why the sweep ended.
     """
     objectives = settings["objectives"]
@@ -28,9 +32,7 @@ def sweep_document(sweep: Sweep, space: Space, settings: dict[str, Any], ended: 
     return {
         **settings,
         "space": [describe(dimension) for dimension in space.dimensions],
-        "trials": [
-            {name: value for name, value in asdict(trial).items() if name != "rewound"} for trial in sweep.trials
-        ],
+        "trials": [{**asdict(trial), **recipe(trial.point)} for trial in sweep.trials],
         "nodes": sweep.nodes,
         "spent": {**asdict(sweep.spent), "trials": len(sweep.trials)},
         "ended": ended,
@@ -89,7 +91,7 @@ def importance(sweep: Sweep, space: Space, objective: dict[str, str]) -> dict[st
 
     Of the keys that every trial has. Empty where there are too few trials, or all are alike.
     """
-    found = [trial for trial in sweep.trials if objective["metric"] in trial.values]
+    found = [trial for trial in sweep.trials if has_all(trial, [objective])]
     values = {trial.values[objective["metric"]] for trial in found}
     if len(found) < FEWEST_FOR_IMPORTANCE or len(values) < 2:
         return {}

@@ -15,7 +15,7 @@ from ray.tune.schedulers import (
 )
 
 from rayml.spec.space import Dimension, Space
-from rayml.spec.sweep import CHANGED_IN_TRAINING
+from rayml.spec.sweep import changes_in_training
 
 EPOCH = "epoch"
 """What schedulers count. It goes on in another process, as Ray Tune's own counter does not."""
@@ -52,7 +52,7 @@ def build_scheduler(config: dict[str, Any], objective: dict[str, str], epochs: i
 
 def build_population(config: dict[str, Any], judged: dict[str, Any], space: Space) -> TrialScheduler:
     """pbt or pb2, over the numbers that can change while a trial trains."""
-    changed = [each for each in space.dimensions if each.path.startswith(CHANGED_IN_TRAINING)]
+    changed = [each for each in space.dimensions if changes_in_training(each.path)]
     common = {
         **judged,
         "perturbation_interval": config["interval"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
@@ -15,15 +16,17 @@ from rayml.plan.settle import SWEEP_FILE
 from rayml.spec.job import JobSpec
 from rayml.spec.point import base_values
 from rayml.spec.space import Point, Space, build_space
+from rayml.spec.words import count
 from rayml.stages.api import Context, Inputs, Outcome
 from rayml.stages.tune.desk import Desk
 from rayml.stages.tune.engine import Settings, run_sweep
 from rayml.stages.tune.ledger import Ledger, Trial
 from rayml.stages.tune.meter import Meter
 from rayml.stages.tune.outcome import sweep_document
-from rayml.stages.tune.proposals import Proposals, Search, search_of
+from rayml.stages.tune.proposals import Proposals, Search, identity, search_of
 from rayml.stages.tune.schedulers import build_scheduler
-from rayml.stages.tune.walk import Walk, population_of
+from rayml.stages.tune.takeover import Takeover
+from rayml.stages.tune.walk import Walk, ignore
 
 SHOWN_ERRORS = 5
 WAITING = ("hyperband", "pbt", "pb2")
@@ -39,13 +42,14 @@ def run(step: Step, inputs: Inputs, context: Context) -> Outcome:
         StageError: every trial failed.
     """
     sweep = Preparation(step, inputs, context)
+    sweep.make_data()
     ended = run_sweep(sweep.desk, sweep.engine_settings(), sweep.walk())
     for problem in sorted(set(sweep.desk.proposals.refused)):
         context.emit("note", text=f"a configuration was left out: {problem}")
     sweep.ledger.close()
     trials = sweep.ledger.sweep.trials
-    refuse_failure_of_all(trials)
-    document = sweep_document(sweep.ledger.sweep, sweep.space, sweep.settings, ended)
+    refuse_failures(trials, step.policy["max_failures"])
+    document = sweep_document(sweep.ledger.sweep, sweep.space, sweep.settings, sweep.kept_by, ended)
     (context.out / SWEEP_FILE).write_text(json.dumps(document, indent=1))
     return Outcome(summarize(trials, sweep.settings["objectives"]), {"ended": ended, "spent": document["spent"]})
 
@@ -63,13 +67,13 @@ class Preparation:
         self.space: Space = build_space(job.tune, base_values(job))
         train = config["trial"]["train"]["config"]
         self.settings: dict[str, Any] = {
-            **{name: config[name] for name in ("objectives", "scheduler", "search", "budget", "max_failures")},
+            **{name: config[name] for name in ("objectives", "scheduler", "search", "budget")},
+            "max_failures": step.policy["max_failures"],
             "epochs": train["epochs"],
-            "best": train["best"],
             "metrics": [*(each["metric"] for each in config["objectives"]), *step.policy["limits"]],
-            "constant_lr": train["schedule"]["kind"] == "constant",
             "val_rows": int(inputs["data"].manifest.metrics["rows_val"]),
         }
+        self.recipes: dict[str, dict[str, Any]] = {}
         self.takes_over = config["scheduler"]["kind"] in ("pbt", "pb2")
         self.ledger = Ledger(context.work)
         self.desk = Desk(
@@ -78,9 +82,34 @@ class Preparation:
             Meter(config["budget"], step.policy["prices"], self.ledger.sweep.spent, time.monotonic()),
             self.settings,
             self.holds,
+            self.recipe,
             context.emit,
-            (lambda number, take: population_of(step.key, number, take)) if self.takes_over else None,
+            Takeover(origin, self.execute, step.key) if self.takes_over else None,
         )
+
+    def make_data(self) -> None:
+        """Make the rows of every trial, while no trial holds the places that Ray Data needs."""
+        searched = [each for each in self.space.dimensions if each.path.startswith("data.")]
+        for values in itertools.product(*[each.levels or () for each in searched]):
+            point = {each.path: value for each, value in zip(searched, values, strict=True)}
+            step = build_trial(self.origin, point)[0]
+            if self.execute.find(step) is None:
+                self.context.emit("note", text=f"makes the rows of {', '.join(f'{k}={v}' for k, v in point.items())}")
+                self.execute(step, {}, ignore)
+
+    def recipe(self, point: Point) -> dict[str, Any]:
+        """What the books need to know of a trial's training."""
+        known = self.recipes.get(identity(point))
+        if known is None:
+            train = build_trial(self.origin, point)[1].config
+            constant = train["schedule"]["kind"] == "constant"
+            known = {"epochs": train["epochs"], "best": train["best"], "constant_lr": constant}
+            self.recipes[identity(point)] = known
+        return known
+
+    def kept_by(self, point: Point) -> dict[str, Any]:
+        """What decides which epoch of a trial is kept, and whether a retraining may end there."""
+        return {name: self.recipe(point)[name] for name in ("best", "constant_lr")}
 
     def search(self) -> Search:
         """The search, which knows what earlier sweeps found."""
@@ -138,7 +167,6 @@ class Preparation:
                 config["scheduler"], config["objectives"][0], self.settings["epochs"], self.space
             ),
             kind=config["scheduler"]["kind"],
-            epochs=self.settings["epochs"],
             concurrency=self.concurrency(),
             retries=policy["retries_of_a_trial"],
             storage=self.storage(),
@@ -162,16 +190,20 @@ class Preparation:
         return Walk(self.origin, self.execute, self.step.key, self.takes_over)
 
 
-def refuse_failure_of_all(trials: list[Trial]) -> None:
-    """StageError with the distinct errors where no trial came to anything."""
+def refuse_failures(trials: list[Trial], most: int | None) -> None:
+    """StageError with the distinct errors where no trial came to anything, or more failed than the job takes.
+
+    Nothing is committed: the same command tries failed trials again where all failed, and others are kept.
+    """
     failed = [trial for trial in trials if trial.status == "failed"]
-    if not trials or len(failed) < len(trials):
+    came_to_something = any(trial.values for trial in trials)
+    if not failed or (came_to_something and (most is None or len(failed) < most)):
         return
     errors = list(dict.fromkeys((trial.error or "").splitlines()[0] for trial in failed))
     shown = "; ".join(errors[:SHOWN_ERRORS])
     more = f"; and {len(errors) - SHOWN_ERRORS} more" if len(errors) > SHOWN_ERRORS else ""
     raise StageError(
-        f"every one of {len(failed)} trials failed: {shown}{more}",
+        f"{len(failed)} of {count(len(trials), 'trial')} failed: {shown}{more}",
         where="tune",
         hint=f"`rayml show RUN --trial {failed[0].number}` prints a job file that fails in the same way",
     )

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rayml.artifacts.store import Artifact
-from rayml.errors import StageError
 from rayml.ml.checkpoint import newest_checkpoint
 from rayml.plan.build import build_trial
 from rayml.plan.plan import Origin, Step
@@ -45,34 +42,35 @@ class Walk:
         for step in steps:
             inputs = {name: made[name] for name in step.inputs}
             if step.name == "train":
-                made["train"] = self.train(step, inputs, number, pointer, report)
+                made["train"] = self.train(step, inputs, number, report)
+            elif step.name == "data":
+                made["data"] = found_data(self.execute, step)
             else:
                 made[step.name] = self.execute(step, inputs, ignore)
         found = {name: value for artifact in made.values() for name, value in artifact.manifest.metrics.items()}
         values = {name: found[name] for name in (*EPOCH_METRICS, *EXPORT_METRICS) if name in found}
         return {"values": values, "keys": {step.name: step.key for step in steps if step.name != "data"}}
 
-    def train(
-        self, step: Step, inputs: dict[str, Artifact], number: int, pointer: dict[str, Any] | None, report: Report
-    ) -> Artifact:
-        """Train from where the newest checkpoint stands, and let the sweep hear of every epoch."""
-        found = self.execute.find(step)
-        if found is not None:
-            for record in json.loads((found.path / HISTORY_FILE).read_text()):
-                report(told(record))
-            return found
-        checkpoints = self.execute.work(step) / CHECKPOINTS
-        if pointer is not None and pointer["trial"] != number and not checkpoints.exists():
-            take_weights(Path(pointer["checkpoints"]), checkpoints)
-        for record in past_epochs(checkpoints):
-            report(told(record))
+    def train(self, step: Step, inputs: dict[str, Artifact], number: int, report: Report) -> Artifact:
+        """Train from where the newest checkpoint stands, or find it trained; the sweep hears of every epoch once."""
+        heard = 0
+        # Ray Tune lets no trial take over from one that keeps no checkpoint; where ours are, the sweep knows.
+        pointer = {"trial": number} if self.takes_over else None
 
-        def hear(kind: str, **fields: Any) -> None:
-            if kind == "epoch":
-                mine = {"trial": number, "checkpoints": str(checkpoints)} if self.takes_over else None
-                report(told(fields), mine)
+        def tell(record: dict[str, Any]) -> None:
+            nonlocal heard
+            if record["epoch"] > heard:
+                heard = record["epoch"]
+                report({name: record[name] for name in EPOCH_FIELDS}, pointer)
 
-        return self.execute(step, inputs, hear)
+        if self.execute.find(step) is None:
+            for record in past_epochs(self.execute.work(step) / CHECKPOINTS):
+                tell(record)
+        artifact = self.execute(step, inputs, lambda kind, **fields: tell(fields) if kind == "epoch" else None)
+        # Of an artifact that was there, or that another sweep made while this trial waited for it.
+        for record in json.loads((artifact.path / HISTORY_FILE).read_text()):
+            tell(record)
+        return artifact
 
 
 def population_of(sweep: str, number: int, take: int) -> dict[str, Any]:
@@ -80,9 +78,11 @@ def population_of(sweep: str, number: int, take: int) -> dict[str, Any]:
     return {"sweep": sweep, "trial": number, "take": take}
 
 
-def told(record: dict[str, Any]) -> dict[str, Any]:
-    """What the sweep keeps of an epoch."""
-    return {name: record[name] for name in EPOCH_FIELDS}
+def found_data(execute: Execute, step: Step) -> Artifact:
+    """The rows of a trial, made before the first one: a trial holds the places that Ray Data would need."""
+    artifact = execute.find(step)
+    assert artifact is not None, "every data step of a sweep is made before its trials"
+    return artifact
 
 
 def past_epochs(checkpoints: Path) -> Iterator[dict[str, Any]]:
@@ -92,21 +92,6 @@ def past_epochs(checkpoints: Path) -> Iterator[dict[str, Any]]:
     newest, _ = newest_checkpoint(checkpoints)
     if newest is not None:
         yield from newest.state["history"]
-
-
-def take_weights(source: Path, target: Path) -> None:
-    """Copy another trial's checkpoints, which goes on writing and removing some meanwhile.
-
-    Raises:
-        StageError: none of them is whole.
-    """
-    target.mkdir(parents=True)
-    for folder in sorted(source.iterdir()):
-        with contextlib.suppress(FileNotFoundError, shutil.Error):
-            shutil.copytree(folder, target / folder.name)
-    if newest_checkpoint(target)[0] is None:
-        shutil.rmtree(target)
-        raise StageError("the trial that was to be gone on from has no whole checkpoint", where=str(source))
 
 
 def ignore(kind: str, **fields: Any) -> None:

@@ -13,7 +13,7 @@ from rayml.spec.space import build_space
 from rayml.spec.tune import TuneSpec
 from rayml.stages.tune.desk import Desk
 from rayml.stages.tune.engine import Settings, run_sweep
-from rayml.stages.tune.ledger import Ledger, Sweep
+from rayml.stages.tune.ledger import Ledger, Sweep, Trial
 from rayml.stages.tune.meter import Meter
 from rayml.stages.tune.proposals import Proposals, search_of
 from rayml.stages.tune.schedulers import build_scheduler
@@ -92,6 +92,16 @@ class DiesOnce:
         return {"values": {"val/accuracy": 0.5}}
 
 
+class Weightless:
+    """Curves have no weights: what is taken over is how far the other one is."""
+
+    def name(self, number: int, take: int) -> dict[str, Any]:
+        return {"trial": number, "take": take}
+
+    def __call__(self, source: Trial, target: Trial, point: dict[str, Any]) -> int:
+        return int(source.epochs[-1]["epoch"]) if source.epochs else 0
+
+
 def make_desk(folder: Path, written: dict[str, Any], told: list[dict[str, Any]] | None = None, **more: Any) -> Desk:
     """The books of a sweep with a `tune` section's values."""
     spec = TuneSpec.model_validate({"space": LR, "search": {"kind": "random"}, **written})
@@ -101,7 +111,6 @@ def make_desk(folder: Path, written: dict[str, Any], told: list[dict[str, Any]] 
         "budget": resolve_budget(spec, space),
         "max_failures": spec.max_failures,
         "epochs": EPOCHS,
-        "best": {"metric": "val/accuracy", "goal": "max"},
         "metrics": ["val/accuracy", "val/loss"],
     }
     folder.mkdir(exist_ok=True)
@@ -116,8 +125,9 @@ def make_desk(folder: Path, written: dict[str, Any], told: list[dict[str, Any]] 
         meter,
         settings,
         lambda point: (1.0, 0.0),
+        lambda point: {"epochs": EPOCHS, "best": {"metric": "val/accuracy", "goal": "max"}},
         lambda kind, **fields: told.append({"kind": kind, **fields}) if told is not None else None,
-        (lambda number, take: {"trial": number, "take": take}) if population else None,
+        Weightless() if population else None,
     )
 
 
@@ -129,7 +139,6 @@ def run(folder: Path, written: dict[str, Any], evaluate: Any, concurrency: int =
     settings = Settings(
         scheduler=build_scheduler(dump(spec.scheduler), desk.settings["objectives"][0], EPOCHS, build_space(spec, {})),
         kind=spec.scheduler.kind,
-        epochs=EPOCHS,
         concurrency=concurrency,
         retries=more.get("retries", 1),
         storage=folder / "ray",

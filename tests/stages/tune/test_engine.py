@@ -13,7 +13,7 @@ from rayml.stages.tune.engine import run_sweep
 pytestmark = pytest.mark.ray
 
 LATE_S = 0.6
-"""2 % of a budget of 30 s. What runs when a budget ends is killed, which takes tenths of a second, however small it is."""
+"""2 % of a budget of 30 s. What runs when a budget ends is killed, which takes tenths of a second."""
 
 
 @pytest.fixture(scope="module", autouse=True)
