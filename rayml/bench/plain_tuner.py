@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,8 @@ def run_plain_tuner(folder: Path, lengths_s: Sequence[float]) -> list[float]:
         param_space={"seconds": tune.grid_search(list(lengths_s))},
         run_config=tune.RunConfig(storage_path=str(folder), verbose=0),
     )
-    results = tuner.fit()
+    with redirect_stdout(io.StringIO()):  # it draws a table there, in which `--json` has a document
+        results = tuner.fit()
     found = (results[place].metrics for place in range(len(results)))
     return sorted(metrics["slept_s"] for metrics in found if metrics is not None)
 

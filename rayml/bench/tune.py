@@ -78,9 +78,9 @@ class Size:
 
 
 SIZES = {
-    "quick": Size(no_op_trials=100, plain_no_op_trials=10, sleeping_trials=0, seeds=3, epochs=9, batch_sizes=(64, 128)),
+    "quick": Size(no_op_trials=100, plain_no_op_trials=10, sleeping_trials=0, seeds=3, epochs=9, batch_sizes=(32, 64)),
     "full": Size(
-        no_op_trials=300, plain_no_op_trials=40, sleeping_trials=24, seeds=10, epochs=27, batch_sizes=(32, 64, 128)
+        no_op_trials=300, plain_no_op_trials=40, sleeping_trials=24, seeds=10, epochs=27, batch_sizes=(16, 32, 64)
     ),
 }
 NAMES = {

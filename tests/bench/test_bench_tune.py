@@ -198,12 +198,13 @@ def bench(tmp_path_factory):
 
 
 @pytest.mark.ray
-def test_both_engines_do_the_same_trials_and_ours_leaves_the_environment_alone(bench):
+def test_both_engines_do_the_same_trials_print_nothing_and_ours_leaves_the_environment_alone(bench, capsys):
     before = dict(os.environ)
     lengths = [0.02, 0.01, 0.03]
     assert bench.sleep(lengths) == sorted(lengths)
     assert dict(os.environ) == before
     assert bench.sleep_plainly(lengths) == sorted(lengths)
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.ray

@@ -27,6 +27,8 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 WITH_GENERATIONS = ("cma_es", "nsga2", "nsga3")
 CANDIDATES = 24
 """Of so many draws TPE takes the one that it expects most of; Optuna's own number."""
+FEWER = 2
+"""Candidates less at each further draw for a trial."""
 
 
 class OptunaSearch:
@@ -108,7 +110,7 @@ class OptunaSearch:
     def written(self, path: str, value: Any) -> Any:
         """A value as Optuna has it: the place of a choice, which may be a whole section."""
         dimension = next(each for each in self.space.dimensions if each.path == path)
-        return dimension.values.index(value) if dimension.kind == "choice" else value
+        return listed(dimension).index(value) if dimension.kind == "choice" else value
 
     def drop_asked(self) -> None:
         """Close a proposal that was of no use."""
@@ -130,7 +132,7 @@ class OptunaSearch:
                 return optuna.samplers.TPESampler(
                     seed=seed,
                     n_startup_trials=1,
-                    n_ei_candidates=max(1, CANDIDATES >> again),
+                    n_ei_candidates=max(1, CANDIDATES - FEWER * again),
                     multivariate=several,
                     group=several,
                     constant_liar=True,
@@ -145,10 +147,23 @@ class OptunaSearch:
             return optuna.samplers.NSGAIIISampler(seed=seed, population_size=population)
 
 
+def is_ordered(dimension: Dimension) -> bool:
+    """Whether a choice is between numbers: what is near a good one is worth more than what is far from it."""
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in dimension.values)
+
+
+def listed(dimension: Dimension) -> tuple[Any, ...]:
+    """The values of a choice, numbers from the smallest to the largest. Optuna knows them by their place."""
+    return tuple(sorted(dimension.values)) if is_ordered(dimension) else dimension.values
+
+
 def distribution(dimension: Dimension) -> BaseDistribution:
     """A key's range as Optuna's."""
     if dimension.kind == "choice":
-        return CategoricalDistribution(tuple(range(len(dimension.values))))
+        places = len(dimension.values)
+        return (
+            IntDistribution(0, places - 1) if is_ordered(dimension) else CategoricalDistribution(tuple(range(places)))
+        )
     if dimension.is_integer:
         return IntDistribution(
             int(dimension.low), int(dimension.high), log=dimension.is_log, step=int(dimension.step or 1)
@@ -160,7 +175,10 @@ def suggest_value(trial: optuna.Trial, dimension: Dimension) -> Any:
     """What Optuna proposes for a key."""
     path, low, high = dimension.path, dimension.low, dimension.high
     if dimension.kind == "choice":
-        return dimension.values[trial.suggest_categorical(path, range(len(dimension.values)))]
+        values = listed(dimension)
+        if is_ordered(dimension):
+            return values[trial.suggest_int(path, 0, len(values) - 1)]
+        return values[trial.suggest_categorical(path, range(len(values)))]
     if dimension.is_integer:
         return trial.suggest_int(path, int(low), int(high), log=dimension.is_log, step=int(dimension.step or 1))
     return trial.suggest_float(path, low, high, log=dimension.is_log, step=dimension.step)

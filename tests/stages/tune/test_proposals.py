@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from optuna.distributions import IntDistribution
 
 from rayml.plan.tuning import dump
 from rayml.spec.space import build_space
 from rayml.spec.tune import TuneSpec
+from rayml.stages.tune.optuna_search import distribution, listed
 from rayml.stages.tune.proposals import Proposal, Proposals, search_of
 
 SPACE = {
@@ -85,15 +87,30 @@ def test_a_search_learns(kind):
 
 def test_tpe_goes_on_proposing_where_what_it_likes_best_was_tried():
     """Where it says the same again and again, what is left is a draw that knows of nothing."""
-    space = {f"train.{name}": {"choice": [1, 2, 3, 4]} for name in ("epochs", "accumulation", "batch_size")}
+    space = {f"train.{name}": {"choice": ["1", "2", "3", "4"]} for name in ("epochs", "accumulation", "batch_size")}
     found = proposals(space, {"kind": "tpe", "startup": 8})
     origins = []
     for number in range(32):
         proposal = found.next(number)
         found.accept(number, proposal)
-        found.search.learn(number, [float(sum(proposal.point.values()))], [], complete=True)
+        found.search.learn(number, [float(sum(map(int, proposal.point.values())))], [], complete=True)
         origins.append(proposal.origin)
     assert set(origins) == {"search"}
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [([0.1, 0.001, 0.01], (0.001, 0.01, 0.1)), ([True, False], (True, False)), ([[8], [4]], ([8], [4])), ([2], (2,))],
+)
+def test_numbers_to_choose_from_have_an_order_and_come_back_as_they_were(values, expected):
+    found = proposals({"model.hidden": {"choice": values}, **NUMBERS}, {"kind": "tpe", "startup": 1})
+    dimension = next(each for each in found.space.dimensions if each.path == "model.hidden")
+    assert listed(dimension) == expected
+    assert isinstance(distribution(dimension), IntDistribution) is (values[0] is not True and values != [[8], [4]])
+    tried = [point["model.hidden"] for point in go(found, range(24), [])]
+    assert {str(value) for value in tried} == {str(value) for value in values}
+    for value in values:
+        assert listed(dimension)[found.search.written("model.hidden", value)] == value
 
 
 def test_earlier_sweeps_count_as_if_they_had_been_found_here():
