@@ -132,3 +132,39 @@ def test_limits_that_no_trial_keeps_to_end_with_3_and_name_the_nearest(whole, jo
     assert done.returncode == 3, done.stdout + done.stderr
     assert "none of 16 trials is within the limits; the nearest is trial" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+POPULATION = (
+    JOB.replace("wine-sweep", "wine-population")
+    .replace("  search: {kind: random}\n", "  scheduler: {kind: pbt, interval: 4, quantile: 0.5}\n")
+    .replace("    train.optimizer.kind: {choice: [adamw, sgd]}\n", "    data.normalize: {choice: [standard, minmax]}\n")
+    .replace("    train.optimizer.momentum: {uniform: [0.0, 0.9], when: {train.optimizer.kind: sgd}}\n", "")
+    .replace("trials: 16", "trials: 4")
+    .replace("epochs: 60", "epochs: 16")
+)
+
+
+def test_a_population_over_rows_and_rates_ends_with_weights_that_only_it_has(tmp_path):
+    (tmp_path / "job.yaml").write_text(POPULATION)
+    done = rayml(tmp_path, "run", str(tmp_path / "job.yaml"), "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    sweep = sweep_of(document)
+    assert [trial["status"] for trial in sweep["trials"]] == ["done"] * 4, [trial["error"] for trial in sweep["trials"]]
+    assert {trial["point"]["data.normalize"] for trial in sweep["trials"]} <= {"standard", "minmax"}
+    changed = [trial for trial in sweep["trials"] if trial["took_over"]]
+    assert changed, "nobody took over"
+    for trial in sweep["trials"]:
+        assert [record["epoch"] for record in trial["epochs"]] == list(range(1, 17))
+    for trial in changed:
+        for change in trial["took_over"]:
+            assert change["trial"] != trial["number"]
+            assert 1 <= change["epoch"] < 16
+    plan = json.loads((run_folders(tmp_path)[-1] / "plan.json").read_text())
+    steps = {step["name"]: step for step in plan["steps"]}
+    chosen = sweep["trials"][plan["decision"]["trial"]]
+    assert steps["train"]["key"] == chosen["keys"]["train"]
+    assert steps["data"]["config"]["normalize"] == chosen["point"]["data.normalize"]
+    assert document["metrics"]["train"]["val/loss"] == chosen["values"]["val/loss"]
+    shown = rayml(tmp_path, "show", document["run"], "--trial", str(changed[0]["number"])).stdout
+    assert "it went on from the weights of trial" in shown

@@ -93,7 +93,24 @@ class Sweep:
         elif kind in APPLY:
             APPLY[kind](self.trials[line["trial"]], line)
             if kind == "ended":
+                self.forget_end(line["trial"])
                 self.order.append(("ended", line["trial"]))
+
+    def forget_end(self, number: int) -> None:
+        """A trial goes on after all."""
+        self.order = [each for each in self.order if each != ("ended", number)]
+
+    def reopen(self) -> None:
+        """Let those go on that a process left behind, when the sweep was not done.
+
+        That is whoever ran; what a budget or a number of failures cut short, which may be larger now; and, where every
+        trial failed, all of them: what made them fail may be mended.
+        """
+        all_failed = all(trial.status == "failed" for trial in self.trials)
+        for trial in self.trials:
+            if not trial.is_over or trial.status == "unfinished" or all_failed:
+                trial.status = "waiting"
+                self.forget_end(trial.number)
 
     def _take_over(self, trial: Trial, source: Trial, line: dict[str, Any]) -> None:
         """The weights are another's from now on, and what they had at each epoch before."""
@@ -145,13 +162,7 @@ class Ledger:
         kept = read_whole_lines(self.path)
         for number, line in enumerate(kept, start=1):
             self.read(line, number)
-        for trial in self.sweep.trials:
-            # Whoever ran is not running now: this process has just begun.
-            trial.status = trial.status if trial.is_over else "waiting"
-        if self.sweep.trials and all(trial.status == "failed" for trial in self.sweep.trials):
-            # Whatever made every one of them fail may be mended now.
-            for trial in self.sweep.trials:
-                trial.status = "waiting"
+        self.sweep.reopen()
         self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         # A line that a crash cut short would swallow the next one.
         os.ftruncate(self._descriptor, sum(len(line) + 1 for line in kept))

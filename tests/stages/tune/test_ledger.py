@@ -7,6 +7,7 @@ import json
 import pytest
 from stages.tune.sweeps import make_desk
 
+from rayml.errors import StageError
 from rayml.stages.tune.ledger import Ledger
 
 
@@ -104,3 +105,55 @@ def test_what_is_kept_is_the_epoch_whose_checkpoint_is_kept(tmp_path):
     desk.ended(0, "stopped", reason="asha: after 3 epochs")
     assert desk.trial(0).values == {"val/accuracy": 0.9, "val/loss": 0.2}
     assert desk.trial(0).spans[0]["node"] == "node"
+
+
+def ended(ledger: Ledger, number: int, status: str) -> None:
+    ledger.write("ended", trial=number, t=1.0, status=status, values={}, reason="", error="x", keys={})
+
+
+@pytest.mark.parametrize(
+    ("statuses", "again"),
+    [
+        (("failed", "failed"), ["waiting", "waiting"]),
+        (("failed", "done"), ["failed", "done"]),
+        (("unfinished", "done"), ["waiting", "done"]),
+        (("stopped", "failed"), ["stopped", "failed"]),
+    ],
+)
+def test_what_was_cut_short_goes_on_and_so_do_all_where_all_failed(tmp_path, statuses, again):
+    ledger = Ledger(tmp_path)
+    for number, status in enumerate(statuses):
+        proposed(ledger, number)
+        ended(ledger, number, status)
+    ledger.close()
+    second = Ledger(tmp_path)
+    assert [trial.status for trial in second.sweep.trials] == again
+    assert [number for kind, number in second.sweep.order if kind == "ended"] == [
+        number for number, status in enumerate(again) if status != "waiting"
+    ]
+    ended(second, 0, "done")
+    second.close()
+    assert Ledger(tmp_path).sweep.order.count(("ended", 0)) == 1
+
+
+@pytest.mark.parametrize(
+    "line", ["garbage", "", '{"kind": "ended", "trial": 7}', '{"kind": "proposed", "trial": 5}', "[]"]
+)
+def test_a_line_that_is_none_is_named(tmp_path, line):
+    ledger = Ledger(tmp_path)
+    proposed(ledger, 0)
+    ledger.close()
+    with ledger.path.open("a") as stream:
+        stream.write(f"{line}\n")
+    with pytest.raises(StageError) as caught:
+        Ledger(tmp_path)
+    assert caught.value.where == f"{ledger.path}:2"
+
+
+def test_what_a_newer_version_added_is_passed_over(tmp_path):
+    ledger = Ledger(tmp_path)
+    proposed(ledger, 0)
+    ledger.write("spent", spent={"wall_s": 2.0, "watts": 3.0})
+    ledger.write("applause", trial=0, loudness=3)
+    ledger.close()
+    assert Ledger(tmp_path).sweep.spent.wall_s == 2.0
