@@ -21,8 +21,9 @@ def preview(plan: Plan) -> tuple[int | None, list[Point]]:
     assert job.tune is not None, "the caller looked"
     space = build_space(job.tune, base_values(job))
     search = plan.step("tune").config["search"]
+    known = [dict(point) for point in job.tune.known]
     if search["kind"] == "grid":
-        return space.size, list(itertools.islice(space.grid(), SHOWN))
-    drawn = [space.draw(job.seed, number) for number in range(min(SHOWN, search.get("startup", SHOWN)))]
-    points = [point for point in drawn if point is not None]
-    return space.size, points if search["kind"] in DRAWN else []
+        return space.size, [*known, *itertools.islice(space.grid(), SHOWN)][:SHOWN]
+    numbers = range(len(known), min(SHOWN, len(known) + search.get("startup", SHOWN)))
+    drawn = [space.draw(job.seed, number) for number in numbers] if search["kind"] in DRAWN else []
+    return space.size, [*known, *(point for point in drawn if point is not None)][:SHOWN]
