@@ -18,8 +18,7 @@ from unittest.mock import patch
 
 from rayml.bench.curves import Table
 from rayml.plan.plan import ClusterPlan, Plan
-from rayml.plan.training import dump
-from rayml.plan.tuning import resolve_budget, resolve_objectives, resolve_search
+from rayml.plan.tuning import resolve_budget, resolve_objectives, resolve_scheduler, resolve_search
 from rayml.run.session import Session
 from rayml.spec.space import Point, Space, build_space
 from rayml.spec.tune import TuneSpec
@@ -127,7 +126,9 @@ def run_sweep_here(folder: Path, settings: SweepSettings, evaluate: Evaluate, en
     storage = folder / "ray"
     storage.mkdir()
     engine = Settings(
-        scheduler=build_scheduler(dump(spec.scheduler), desk.settings["objectives"][0], settings.epochs, space),
+        scheduler=build_scheduler(
+            resolve_scheduler(spec, settings.epochs), desk.settings["objectives"][0], settings.epochs, space
+        ),
         kind=spec.scheduler.kind,
         concurrency=settings.concurrency,
         retries=1,

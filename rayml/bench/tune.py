@@ -49,8 +49,6 @@ GRID_SHARE = 0.3
 """Of the exhaustive grid's trials, those that the search for its front may use."""
 MARGIN = 0.1
 """How far the hypervolume's reference lies behind the front's worst points, as a share of the front's extent."""
-GRACE_PART = 9
-"""ASHA's first rung is this part of all epochs: after less, the order of the curves says little of where they end."""
 OBJECTIVE = "val/loss"
 LR, HIDDEN, DROPOUT, BATCH_SIZE = "train.optimizer.lr", "model.hidden", "model.dropout", "train.batch_size"
 
@@ -184,7 +182,7 @@ class Bench:
     def asha(self) -> Contest:
         """Epochs of ASHA until one is as good as all of random search's, by the latter's epochs."""
         most = RANDOM_TRIALS * self.size.epochs
-        scheduler = {"kind": "asha", "grace": self.size.epochs // GRACE_PART}
+        scheduler = {"kind": "asha"}
         section = {**self.section(), "search": {"kind": "random"}, "scheduler": scheduler}
 
         def ours(seed: int) -> Lap:

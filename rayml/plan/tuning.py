@@ -16,6 +16,7 @@ from rayml.spec.tune import HIGHER_IS_BETTER, TuneSpec
 from rayml.spec.words import count
 
 AUTO_TRIALS = 20
+GRACE_PART = 9
 
 
 def build_tune_step(job: JobSpec, origin: Origin, cluster: ClusterPlan, facts: Facts, trial: list[Step]) -> Step:
@@ -31,7 +32,7 @@ def build_tune_step(job: JobSpec, origin: Origin, cluster: ClusterPlan, facts: F
         **{name: dump_section(tune, name) for name in ("space", "constraints", "known")},
         "warm_start": [digest(trial) for trial in facts.warm],
         "search": resolve_search(tune, space),
-        "scheduler": dump(tune.scheduler),
+        "scheduler": resolve_scheduler(tune, trial[1].config["epochs"]),
         "objectives": resolve_objectives(tune),
         "budget": resolve_budget(tune, space),
         "seed": job.seed,
@@ -70,6 +71,18 @@ def resolve_search(tune: TuneSpec, space: Space) -> dict[str, Any]:
     if all(dimension.is_grid for dimension in space.dimensions):
         return {"kind": "grid"}
     return {"kind": "tpe", "startup": 10}
+
+
+def resolve_scheduler(tune: TuneSpec, epochs: int) -> dict[str, Any]:
+    """The scheduler with its parameters.
+
+    Args:
+        epochs: of a trial that trains to its end.
+    """
+    scheduler = dump(tune.scheduler)
+    if scheduler.get("grace") == "auto":
+        scheduler["grace"] = max(1, epochs // GRACE_PART)
+    return scheduler
 
 
 def resolve_objectives(tune: TuneSpec) -> list[dict[str, str]]:

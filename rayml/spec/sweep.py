@@ -135,7 +135,7 @@ def scheduler_problems(job: JobSpec, tune: TuneSpec) -> Iterator[Found]:
         what = f"is known when a trial is done, and {scheduler.kind} judges after every epoch"
         yield ("tune", "objectives", "0", "metric"), f"{what}; write {listed(EPOCH_METRICS)} first, or scheduler fifo"
     grace = getattr(scheduler, "grace", None)
-    if grace is not None and epochs is not None and grace >= epochs:
+    if isinstance(grace, int) and epochs is not None and grace >= epochs:
         what = f"{count(grace, 'epoch')} of grace, and a trial has {epochs}, so that none is stopped"
         fits = f"write at most {epochs - 1}, or more train.epochs" if epochs > 1 else "write more train.epochs, or fifo"
         yield ("tune", "scheduler", "grace"), f"{what}; {fits}"

@@ -159,8 +159,9 @@ class Asha(Spec):
     """Asynchronous successive halving (Li et al., arXiv 1810.05934): at each rung only the best go on."""
 
     kind: Literal["asha"]
-    grace: int = Field(default=1, ge=1)
-    """Epochs of the first rung, which every trial gets."""
+    grace: Annotated[int, Field(ge=1)] | Auto = "auto"
+    """Epochs of the first rung, which every trial gets. `auto` is a ninth of all: after less, the order of the curves
+    says little of where they end."""
     reduction: int = Field(default=3, ge=2)
     """One of so many goes on; each rung has so many times the epochs of the one before."""
     brackets: int = Field(default=1, ge=1)

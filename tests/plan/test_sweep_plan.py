@@ -128,6 +128,9 @@ def test_autos_are_numbers():
     assert config["search"] == {"kind": "tpe", "startup": 10}
     assert [each["goal"] for each in config["objectives"]] == ["min", "max"]
     assert tune.step("tune").policy["choose"] == "knee"
+    assert plan("tune.scheduler={kind: asha}").step("tune").config["scheduler"]["grace"] == 1
+    longer = plan("tune.scheduler={kind: asha}", "train.epochs=30").step("tune")
+    assert longer.config["scheduler"]["grace"] == 3
     grid = plan(
         "tune.space={model.width: {grid: [8, 16]}, model.dropout: {grid: [0.0, 0.1, 0.2]}}",
         "tune.search=auto",

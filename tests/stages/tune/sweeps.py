@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rayml.plan.tuning import dump, resolve_budget, resolve_objectives, resolve_search
+from rayml.plan.tuning import resolve_budget, resolve_objectives, resolve_scheduler, resolve_search
 from rayml.spec.space import build_space
 from rayml.spec.tune import TuneSpec
 from rayml.stages.tune.desk import Desk
@@ -137,7 +137,9 @@ def run(folder: Path, written: dict[str, Any], evaluate: Any, concurrency: int =
     spec = TuneSpec.model_validate({"space": LR, **written})
     (folder / "ray").mkdir(exist_ok=True)
     settings = Settings(
-        scheduler=build_scheduler(dump(spec.scheduler), desk.settings["objectives"][0], EPOCHS, build_space(spec, {})),
+        scheduler=build_scheduler(
+            resolve_scheduler(spec, EPOCHS), desk.settings["objectives"][0], EPOCHS, build_space(spec, {})
+        ),
         kind=spec.scheduler.kind,
         concurrency=concurrency,
         retries=more.get("retries", 1),
