@@ -131,8 +131,8 @@ class Judge(NotKept, TrialScheduler):
         """The newest of the waiting trials, where none waits for others.
 
         Whatever is chosen takes the process of a trial that has just ended. The older ones have asked for processes of
-        their own, on nodes that are coming. Ray Tune's own choice, the oldest, takes that back at the end of each trial:
-        a node stands idle as long as trials are shorter than the start of a process.
+        their own, on nodes that are coming. Ray Tune's own choice, the oldest, takes that back at the end of each
+        trial: a node stands idle as long as trials are shorter than the start of a process.
         """
         if self.kind in REPLAYED:
             waiting = [trial for trial in tune_controller.get_live_trials() if trial.status == RayTrial.PENDING]
