@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from rayml.bench import autoscaled, tune
+from rayml.bench import autoscaled, fronts, tune
 from rayml.bench.curves import Table, TableSettings, Trainings, make_table, name_of
 from rayml.bench.harness import Contest, Goal, Lap, compete
 from rayml.bench.sweeps import (
@@ -221,3 +221,19 @@ def test_a_sweep_ends_where_it_has_shown_enough(bench):
     )
     assert tune.epochs_until(short, first) == 1
     assert len(short.trials) < 4
+
+
+@pytest.mark.parametrize("name", list(fronts.SHAPES))
+def test_the_known_front_is_where_all_but_the_first_variable_are_0(name):
+    import moocore
+    import numpy as np
+
+    problem = fronts.KnownFront(name)
+    every = np.array(problem.every())
+    assert len(every) == 300
+    first, *others = fronts.LEVELS
+    curve = [{first: place / 11, **dict.fromkeys(others, 0.0)} for place in range(12)]
+    front = {tuple(row) for row in every[moocore.is_nondominated(every)]}
+    assert front <= {problem.pair(point) for point in curve}
+    assert len(front) == 12 or name == "zdt3"
+    assert problem(0, curve[0], 0, None, lambda record: None)["values"] == {"val/loss": 0.0, "size_bytes": 1.0}
