@@ -6,6 +6,7 @@ from copy import deepcopy
 from typing import Any
 
 from rayml.plan.deepspeed_check import AUTO, Checked, agree, check_document
+from rayml.plan.deepspeed_offload import settle_offload
 from rayml.plan.deepspeed_recipe import settle_optimizer, settle_precision, settle_scheduler
 from rayml.plan.degrees import auto_batch_size
 from rayml.spec.strategy import DeepSpeedStrategy
@@ -18,13 +19,6 @@ AUTO_STAGE = 2
 
 FULL_BATCH, ROWS, PARTS = "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"
 CLIP = "gradient_clipping"
-
-NO_NVME = (
-    "nvme needs DeepSpeed's asynchronous disk access, which is compiled against libaio on every node, and its tensors "
-    "cannot be saved by name while they are on the disk",
-    "write cpu, or more workers with zero_stage: 3",
-)
-"""Why, and what instead."""
 
 ELEMENTWISE = ("sgd", "adam", "adamw", "lion")
 """Optimizers that may see many parameters as one flat tensor. The others look at the norm or the shape of each."""
@@ -61,7 +55,7 @@ def resolve_deepspeed(
     }
     resolved = train.model_copy(update=changes)
     stage = settle_stage(checked, strategy, document is not None)
-    offload = settle_offload(checked, strategy, stage)
+    offload = settle_offload(checked, resolved, stage)
     check_recipe(checked, resolved, stage)
     checked.raise_if_wrong()
     zero = found["zero_optimization"]
@@ -133,31 +127,6 @@ def settle_stage(checked: Checked, strategy: DeepSpeedStrategy, has_file: bool) 
     if stage not in (0, 1, 2, 3):
         checked.problem("zero_optimization.stage", f"{stage} is not 0, 1, 2 or 3")
     return int(stage)
-
-
-def settle_offload(checked: Checked, strategy: DeepSpeedStrategy, stage: int) -> str:
-    """Where the optimizer keeps its tensors and steps, none or cpu; written into the document."""
-    zero = checked.document["zero_optimization"]
-    optimizer, weights = (zero.get(f"offload_{name}", {}) for name in ("optimizer", "param"))
-    key = "zero_optimization.offload_optimizer"
-    in_job = None if strategy.offload == AUTO else strategy.offload
-    offload: str = agree(checked, f"{key}.device", optimizer.get("device"), "train.strategy.offload", in_job) or "none"
-    for place, device in ((key, offload), ("zero_optimization.offload_param", weights.get("device", "none"))):
-        if device == "nvme":
-            checked.problem(f"{place}.device", *NO_NVME)
-        elif device not in ("none", "cpu"):
-            checked.problem(f"{place}.device", f"{show(device)} is not none or cpu")
-    if offload != "none" and stage == 0:
-        checked.problem(f"{key}.device", f"{offload} needs ZeRO stage 1, 2 or 3, and the stage is 0")
-    if weights.get("device", "none") != "none" and stage != 3:
-        checked.problem("zero_optimization.offload_param", f"weights are sharded by stage 3, and the stage is {stage}")
-    if optimizer.get("super_offload"):
-        checked.problem(f"{key}.super_offload", "rayml cannot save its state", "write false")
-    if in_job == "cpu":
-        zero["offload_optimizer"] = {**optimizer, "device": "cpu"}
-        if stage == 3:
-            zero["offload_param"] = {**weights, "device": "cpu"}
-    return offload
 
 
 def needs_norm(train: TrainSpec) -> bool:

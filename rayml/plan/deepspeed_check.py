@@ -152,6 +152,12 @@ RESOLVED_WITH_THE_JOB = (
     "enabled",
     "device",
     "nvme_path",
+    "buffer_count",
+    "buffer_size",
+    "sub_group_size",
+    "max_in_cpu",
+    "stage3_max_reuse_distance",
+    "stage3_prefetch_bucket_size",
     "keep_in_fp32_modules",
 )
 

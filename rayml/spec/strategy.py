@@ -57,9 +57,12 @@ class DeepSpeedStrategy(Spec):
     zero_stage: Literal[0, 1, 2, 3] | Auto = "auto"
     """What is sharded: 1 optimizer state, 2 and gradients, 3 and weights. `auto` is what `config` says, or 2 without
     one."""
-    offload: Literal["none", "cpu"] | Auto = "auto"
-    """Where optimizer state, and with stage 3 weights, are kept between uses. The optimizer steps there. `auto` is
-    what `config` says, or none."""
+    offload: Literal["none", "cpu", "nvme"] | Auto = "auto"
+    """Where optimizer state, and with stage 3 weights, are kept between uses: cpu, the host's memory, where the
+    optimizer steps; nvme (stage 3), a disk, from which they come there in parts. `auto` is what `config` says, or
+    none."""
+    nvme_path: Text | None = None
+    """A folder of a local disk of every node, for nvme. Each worker makes one of its own there, and removes it."""
     config: Text | None = None
     """A DeepSpeed JSON file, relative to the job file, taken as it is. Its `"auto"` values are resolved by the plan;
     where the job says nothing it decides, and where the two contradict each other the plan says so."""

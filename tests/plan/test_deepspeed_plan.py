@@ -240,6 +240,14 @@ def test_what_both_say_alike_is_no_contradiction():
     assert (train.precision, train.optimizer.no_decay) == ("bf16", "vectors")
 
 
+DISK = {"device": "nvme", "nvme_path": "/local_nvme"}
+
+
+def swapping(optimizer: dict[str, Any], stage: int = 3, **more: Any) -> dict[str, Any]:
+    """A document with the optimizer's tensors on a disk."""
+    return {"zero_optimization": {"stage": stage, "offload_optimizer": {"device": "nvme", **optimizer}}, **more}
+
+
 WRONG = [
     ({"train_batchsize": 8}, {}, "train_batchsize: DeepSpeed knows no such key; did you mean `train_batch_size`?"),
     (
@@ -277,7 +285,35 @@ WRONG = [
         'total_num_steps: "auto", and how many steps there are is known when the data is',
     ),
     ({"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}}, {}, "weights are sharded by stage 3"),
-    ({"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "nvme"}}}, {}, "libaio"),
+    (swapping({}), {}, "offload_optimizer.nvme_path: nvme needs a folder of a disk"),
+    (swapping({"nvme_path": "swap"}), {}, '"swap" is not a path from the root'),
+    (swapping(DISK, stage=2), {}, "swaps to a disk in stage 3 alone"),
+    (swapping({**DISK, "buffer_count": 3}), {}, "3 buffers, and adamw has weights, gradients and 2 more"),
+    (swapping({**DISK, "buffer_count": 4, "pipeline_read": True}), {}, 'write 8, or "auto"'),
+    (swapping({**DISK, "fast_init": True}), {}, "fast_init"),
+    (swapping(DISK, aio={"queue_depth": 0}), {}, "aio.queue_depth: 0 is not a whole number from 1"),
+    (swapping(DISK, aio={"blocksize": 1}), {}, "did you mean `block_size`?"),
+    (swapping(DISK, aio={"use_gds": True}), {}, "GPUDirect"),
+    (
+        swapping(DISK),
+        {"strategy": {"offload": "cpu"}},
+        'device: "nvme", and train.strategy.offload in the job is "cpu"',
+    ),
+    (swapping(DISK), {"strategy": {"nvme_path": "/b"}}, "train.strategy.nvme_path in the job is"),
+    (
+        {"zero_optimization": {"stage": 3, "stage3_max_reuse_distance": 1e9, "offload_param": DISK}},
+        {},
+        "stay in a buffer each",
+    ),
+    ({"zero_optimization": {"stage": 3, "stage3_prefetch_bucket_size": 5e7, "offload_param": DISK}}, {}, "two uses"),
+    ({"zero_optimization": {"stage": 3, "offload_param": {**DISK, "max_in_cpu": 1e9}}}, {}, "max_in_cpu"),
+    (
+        {"zero_optimization": {"stage": 3, "sub_group_size": 1e9, "offload_optimizer": DISK}},
+        {},
+        "no multiple of 512 bytes",
+    ),
+    (None, {"strategy": {"zero_stage": 3, "offload": "cpu", "nvme_path": "/a"}}, "nothing is kept on a disk"),
+    (None, {"strategy": {"zero_stage": 3, "offload": "nvme"}}, "offload_optimizer.nvme_path"),
     ({"train_batch_size": 0}, {}, "train_batch_size: 0 is not a whole number from 1"),
     ({"train_micro_batch_size_per_gpu": "8"}, {}, '"8" is not a whole number from 1'),
     ({"scheduler": {"type": "WarmupLR", "params": {"warmup_num_steps": "auto"}}}, {}, '"auto" has no value here'),
@@ -295,6 +331,39 @@ WRONG = [
 @pytest.mark.parametrize(("document", "job", "words"), WRONG)
 def test_what_is_refused_and_why(document, job, words):
     assert words in refusal(document, **job)
+
+
+def test_nvme_in_the_job_is_nvme_for_the_state_and_the_weights():
+    _, section = resolve(strategy={"zero_stage": 3, "offload": "nvme", "nvme_path": "/local_nvme"})
+    assert section["offload"] == "nvme"
+    assert section["document"]["zero_optimization"] == {
+        "stage": 3,
+        "offload_optimizer": {**DISK, "buffer_count": 4},
+        "offload_param": {**DISK, "max_in_cpu": 0},
+        "stage3_max_reuse_distance": 0,
+        "stage3_prefetch_bucket_size": 0,
+        "sub_group_size": 1,
+    }
+
+
+def test_a_file_with_nvme_is_taken_with_its_autos():
+    aio = {"block_size": 262144, "queue_depth": 32, "single_submit": False, "overlap_events": True}
+    zero = {
+        "stage": 3,
+        "offload_optimizer": {**DISK, "buffer_count": "auto", "pipeline_read": True, "pipeline_write": True},
+        "offload_param": {**DISK, "buffer_size": "auto", "max_in_cpu": 0},
+        "stage3_max_reuse_distance": "auto",
+        "sub_group_size": "auto",
+    }
+    _, section = resolve({"zero_optimization": zero, "aio": aio}, optimizer={"kind": "lion"})
+    found = section["document"]
+    assert found["aio"] == aio
+    assert found["zero_optimization"]["offload_optimizer"]["buffer_count"] == 9
+    assert found["zero_optimization"]["offload_param"] == {**DISK, "max_in_cpu": 0}
+    assert found["zero_optimization"]["stage3_max_reuse_distance"] == 0
+    autos = {"stage3_max_reuse_distance": "auto", "sub_group_size": "auto"}
+    _, section = resolve({"zero_optimization": {"stage": 3, **autos}})
+    assert section["document"]["zero_optimization"] == {"stage": 3, **dict.fromkeys(autos, 1_000_000_000)}
 
 
 def test_everything_that_is_wrong_is_said_at_once():

@@ -18,6 +18,7 @@ from rayml.stages.train.loop import train
 from rayml.stages.train.memory import limit_gpu_memory
 from rayml.stages.train.state import LoopConfig
 from rayml.stages.train.strategies.base import Seat
+from rayml.stages.train.strategies.swap_folder import remove_folders
 
 
 def work(loop: dict[str, Any], seat: Seat, emit: Emit, log: Path | str) -> None:
@@ -38,10 +39,13 @@ def work(loop: dict[str, Any], seat: Seat, emit: Emit, log: Path | str) -> None:
 def act(config: LoopConfig, seat: Seat, emit: Emit) -> None:
     """Train, or find what `rayml tune` asks for."""
     limit_gpu_memory(config.gpu_memory_fraction, seat.device)
-    if config.finder is not None:
-        find(config, config.finder, seat, emit)
-    else:
-        train(tuned(config, seat, emit), seat, emit)
+    try:
+        if config.finder is not None:
+            find(config, config.finder, seat, emit)
+        else:
+            train(tuned(config, seat, emit), seat, emit)
+    finally:
+        remove_folders()
 
 
 def ignore(kind: str, **fields: Any) -> None:

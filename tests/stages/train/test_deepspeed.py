@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -73,6 +78,62 @@ class TestZero2Offload(StrategyContract):
 class TestZero3Offload(StrategyContract):
     strategy = section(sharded(3), offload="cpu")
     model = MLP
+    recipes = ("clip by norm, accumulation",)
+
+
+SWAP = Path(tempfile.gettempdir()) / "rayml-test-swap"
+LARGE = {"kind": "mlp", "hidden": [1024, 600, 1024], "dropout": 0.0}
+"""Half of a matrix is more than 1 MiB; what is smaller DeepSpeed does not swap. Half of 600 elements ends where no
+sector of a disk does."""
+
+
+def on_disk(*places: str, **optimizer: Any) -> dict[str, Any]:
+    """A document with the optimizer's tensors, the weights, or both on the disk."""
+    sections = {"optimizer": optimizer, "param": {}}
+    place = {"device": "nvme", "nvme_path": str(SWAP)}
+    zero = {f"offload_{name}": {**place, **sections[name]} for name in places or sections}
+    return sharded(3, **zero)
+
+
+@pytest.fixture(scope="module")
+def async_io():
+    """DeepSpeed's access to the disk, compiled. Skips where this machine cannot compile it."""
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    op_builder = pytest.importorskip("deepspeed.ops.op_builder")
+    from rayml.stages.train.strategies.deepspeed_disk import lacking, require_disk_access
+
+    if missing := lacking(op_builder.AsyncIOBuilder()):
+        pytest.skip(f"nvme is not tried: {missing[0]}; {missing[1]}")
+    require_disk_access()
+    yield
+    if SWAP.exists():
+        assert not list(SWAP.iterdir()), "the workers have left something on the disk"
+        SWAP.rmdir()
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.usefixtures("async_io")
+class TestZero3Disk(StrategyContract):
+    strategy = section(on_disk())
+    model = LARGE
+    recipes = SYNCHRONOUS
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.usefixtures("async_io")
+class TestZero3DiskPipelined(StrategyContract):
+    """Groups come and go beside the step, and the weights stay in memory."""
+
+    strategy = section(on_disk("optimizer", pipeline_read=True, pipeline_write=True, buffer_count="auto"))
+    model = LARGE
+    recipes = ("clip by norm, accumulation",)
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.usefixtures("async_io")
+class TestZero3WeightsOnDisk(StrategyContract):
+    strategy = section(on_disk("param"))
+    model = LARGE
     recipes = ("clip by norm, accumulation",)
 
 
@@ -199,6 +260,98 @@ def test_a_file_as_it_is_trains_as_its_optimizer_and_schedule_say(tmp_path, data
     # A constant rate, the peak of that schedule, ends elsewhere.
     other = train_with(data, tmp_path / "other", LOCAL, 1, **changes, epochs=3)
     assert abs(history(mine)["train/loss"][-1] - history(other)["train/loss"][-1]) > 1e-3
+
+
+@pytest.mark.timeout(1200)
+def test_weights_and_state_are_on_the_disk_while_they_train(tmp_path, data, async_io):
+    """Files of both are written, and a worker that was killed has its folder removed by the next one."""
+    from rayml.stages.train.strategies import swap_folder
+
+    holder = "import sys, time; from pathlib import Path; from rayml.stages.train.strategies.swap_folder import *; "
+    command = [sys.executable, "-c", holder + "print(take_folder(Path(sys.argv[1])), flush=True); time.sleep(600)"]
+    with subprocess.Popen([*command, str(SWAP)], stdout=subprocess.PIPE, text=True) as living:
+        assert living.stdout is not None
+        theirs = Path(living.stdout.readline().strip())
+        swap_folder.take_folder(SWAP)
+        swap_folder.remove_folders()
+        assert theirs.is_dir(), "it is in use"
+        living.kill()
+    assert theirs.is_dir(), "nobody was there to remove it"
+    train_with(data, tmp_path / "mine", section(on_disk()), 2, model=LARGE, epochs=1)
+    assert not theirs.exists()
+
+
+def test_parameters_that_are_unfrozen_on_the_disk_start_at_step_1(tmp_path, data, async_io):
+    """The second engine finds weights on the disk that no device holds, and more than there are buffers for."""
+    model = {**LARGE, "hidden": [1024, 600, 1024, 600, 1024, 600, 1024]}
+    freeze = [{"pattern": "network.1.*", "until_epoch": 1}]
+    optimizer = TrainSpec.model_validate({"optimizer": {"kind": "adamw", "lr": 1e-4}}).optimizer
+    changes = {"model": model, "freeze": freeze, "epochs": 2, "optimizer": optimizer.model_dump(mode="json")}
+    mine = train_with(data, tmp_path / "mine", section(on_disk()), 2, **changes)
+    theirs = train_with(data, tmp_path / "theirs", section(sharded(3)), 2, **changes)
+    for name, values in history(theirs).items():
+        assert history(mine)[name] == pytest.approx(values, rel=1e-5, abs=1e-5), name
+
+
+@pytest.mark.timeout(1200)
+def test_bf16_on_the_disk_trains_as_it_does_in_memory(tmp_path, data, async_io):
+    found = {}
+    for name, document in (("disk", on_disk()), ("memory", sharded(3))):
+        strategy = section({**document, "bf16": {"enabled": True}})
+        changes = {"model": LARGE, "precision": "bf16", "epochs": 2}
+        found[name] = history(train_with(data, tmp_path / name, strategy, 2, **changes))
+    assert found["disk"]["val/loss"] == pytest.approx(found["memory"]["val/loss"], rel=1e-3)
+
+
+def test_a_disk_that_is_too_small_is_told_before_the_training(tmp_path):
+    from rayml.errors import StageError
+    from rayml.stages.train.strategies.swap_folder import room_for
+
+    with pytest.raises(StageError, match="has no room for"), room_for(tmp_path, 2**60):
+        pass
+    with room_for(tmp_path, 2**20):
+        assert [file.stat().st_size for file in tmp_path.iterdir()] == [2**20]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_the_training(tmp_path):
+    from rayml.errors import StageError
+    from rayml.stages.train.strategies.swap_folder import take_folder
+
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StageError, match="cannot be swapped to") as caught:
+        take_folder(tmp_path / "file" / "folder")
+    assert "local disk" in caught.value.hint
+
+
+def test_a_node_that_cannot_compile_is_told_what_to_type(monkeypatch):
+    from types import SimpleNamespace
+
+    from rayml.stages.train.strategies.deepspeed_disk import lacking
+
+    without_libaio = SimpleNamespace(is_compatible=lambda verbose: False)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert "no C++ compiler" in lacking(without_libaio)[0]
+    monkeypatch.setenv("CXX", sys.executable)
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    assert "apt-get install libaio-dev" in lacking(without_libaio)[1]
+    assert lacking(SimpleNamespace(is_compatible=lambda verbose: True)) is None
+
+
+def test_buffers_are_as_large_as_the_largest_part_of_a_weight():
+    import torch
+
+    from rayml.errors import StageError
+    from rayml.stages.train.strategies.deepspeed_disk import fit_buffers
+
+    model = torch.nn.Sequential(torch.nn.Linear(1000, 1001), torch.nn.Linear(1001, 3))
+    found: dict[str, Any] = {}
+    fit_buffers(found, model, 2)
+    assert found["buffer_size"] == 500_500
+    with pytest.raises(StageError, match=r"part of 0.weight has 500,500"):
+        fit_buffers({"buffer_size": 500_499}, model, 2)
+    with pytest.raises(StageError, match="0 buffers"):
+        fit_buffers({"buffer_count": 0}, model, 2)
 
 
 def test_weights_of_another_model_are_named_with_both_shapes():

@@ -12,8 +12,9 @@ from torch import Tensor
 from rayml.ml.models import Classifier
 from rayml.stages.train.schedules import set_lr
 from rayml.stages.train.strategies.base import MicroBatch, Recipe, Seat, TrainingState
+from rayml.stages.train.strategies.deepspeed_disk import use_disk
+from rayml.stages.train.strategies.deepspeed_layouts import in_full_shape, layout_of
 from rayml.stages.train.strategies.deepspeed_setup import cast_inputs, import_deepspeed
-from rayml.stages.train.strategies.deepspeed_shards import layout_of
 from rayml.stages.train.strategies.deepspeed_state import Layout, split_by_step, steps_taken
 from rayml.stages.train.strategies.statistics import share_statistics
 
@@ -35,6 +36,7 @@ class DeepSpeed:
         if self.engine is None:
             import_deepspeed(self.seat)
             cast_inputs(model.network, self.document)
+            self.document = use_disk(self.document, model, self.seat.world_size)
         self.model, self.recipe = model, recipe
         self.start(steps={})
         if kept is not None:
@@ -44,11 +46,9 @@ class DeepSpeed:
         """Build the engine. Parameters that have taken different numbers of steps come into different groups."""
         import deepspeed
 
-        again = self.engine is not None
-        if again:
+        if self.engine is not None:
             self.engine.destroy()
-        # A second engine meets parameters that stage 3 has emptied, and their groups go by their shapes.
-        with deepspeed.zero.GatheredParameters(list(self.model.parameters()), enabled=again and self.stage == 3):
+        with in_full_shape(self.model):
             optimizer = self.recipe.make_optimizer(self.model.named_parameters())
         optimizer.param_groups[:] = split_by_step(optimizer.param_groups, steps)
         self.engine, *_ = deepspeed.initialize(

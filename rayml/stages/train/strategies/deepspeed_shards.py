@@ -12,12 +12,6 @@ from torch import Tensor, nn
 from rayml.stages.train.strategies.deepspeed_state import Layout, require_shape
 
 
-def layout_of(stage: int, engine: Any, trained: dict[str, nn.Parameter]) -> Layout:
-    """How this stage of ZeRO keeps the trained parameters."""
-    kinds: tuple[type[Layout], ...] = (Layout, Flat, Flat, Parts)
-    return kinds[stage](engine, trained)
-
-
 class Sharded(Layout):
     """What the stages share in which an optimizer tensor is flat, and holds parts of many parameters."""
 
@@ -119,11 +113,14 @@ class Parts(Sharded):
 
     def write(self, name: str, slot: str | None, value: Tensor) -> None:
         parameter: Any = self.trained[name]
-        rows = parameter.ds_tensor.numel()
+        rows = parameter.ds_tensor.ds_numel
         filled = torch.zeros(rows * dist.get_world_size())
         filled[: value.numel()] = value.reshape(-1)
-        mine = filled.narrow(0, rows * dist.get_rank(), rows)
-        self.optimizer.set_local_hp_param(mine, parameter, slot)
+        self.put(name, slot, filled.narrow(0, rows * dist.get_rank(), rows))
+
+    def put(self, name: str, slot: str | None, mine: Tensor) -> None:
+        """Take over this rank's part."""
+        self.optimizer.set_local_hp_param(mine, self.trained[name], slot)
 
     def read_weight(self, name: str, parameter: nn.Parameter) -> Tensor:
         return self.read(name, None)
