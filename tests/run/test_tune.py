@@ -20,7 +20,7 @@ def tune(*arguments):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "sweeps over the job's keys are not there yet"),
+        ((), "a sweep over keys of the job is its `tune` section"),
         (("--lr-range", "--batch-range"), "one at a time"),
         (("--lr-range", "--from", "1", "--to", "0.1"), "does not rise"),
         (("--lr-range", "--steps", "1"), "greater than or equal to 2"),
