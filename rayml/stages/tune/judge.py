@@ -128,15 +128,15 @@ class Judge(NotKept, TrialScheduler):
         self.inner.on_trial_remove(tune_controller, trial)
 
     def choose_trial_to_run(self, tune_controller: Any) -> RayTrial | None:
-        """The newest of the waiting trials, where none waits for others and nodes come and go.
+        """The newest of the waiting trials, where none waits for others; else what the scheduler chooses.
 
         Whatever is chosen takes the process of a trial that has just ended. The older ones have asked for processes of
         their own, on nodes that are coming. Ray Tune's own choice, the oldest, takes that back at the end of each
         trial: a node stands idle as long as trials are shorter than the start of a process.
         """
-        if self.kind in REPLAYED and self.desk.meter.nodes.workers:
-            waiting = [trial for trial in tune_controller.get_live_trials() if trial.status == RayTrial.PENDING]
-            return max(waiting, key=lambda trial: str(trial.trial_id), default=None)
+        waiting = [trial for trial in tune_controller.get_live_trials() if trial.status == RayTrial.PENDING]
+        if waiting and self.kind in REPLAYED:
+            return max(waiting, key=lambda trial: str(trial.trial_id))
         return self.inner.choose_trial_to_run(tune_controller)
 
     def debug_string(self) -> str:

@@ -33,7 +33,12 @@ def build_scheduler(config: dict[str, Any], objective: dict[str, str], epochs: i
     kind = config["kind"]
     if kind == "median":
         return MedianStoppingRule(
-            **judged, grace_period=config["grace"], min_samples_required=config["min_trials"], hard_stop=True
+            **judged,
+            grace_period=config["grace"],
+            min_samples_required=config["min_trials"],
+            hard_stop=True,
+            # With too few trials to judge by, it would pause one after each epoch, behind all that are still to come.
+            min_time_slice=epochs,
         )
     if kind == "asha":
         return ASHAScheduler(
