@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from ray import tune
@@ -38,7 +39,7 @@ def build_scheduler(config: dict[str, Any], objective: dict[str, str], epochs: i
             min_samples_required=config["min_trials"],
             hard_stop=True,
             # With too few trials to judge by, it would pause one after each epoch, behind all that are still to come.
-            min_time_slice=epochs,
+            min_time_slice=math.inf,  # type: ignore[arg-type]
         )
     if kind == "asha":
         return ASHAScheduler(
