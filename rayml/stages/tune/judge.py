@@ -134,7 +134,8 @@ class Judge(NotKept, TrialScheduler):
         their own, on nodes that are coming. Ray Tune's own choice, the oldest, takes that back at the end of each
         trial: a node stands idle as long as trials are shorter than the start of a process.
         """
-        waiting = [trial for trial in tune_controller.get_live_trials() if trial.status == RayTrial.PENDING]
+        live: set[RayTrial] = tune_controller.get_live_trials()
+        waiting = [trial for trial in live if trial.status == RayTrial.PENDING]
         if waiting and self.kind in REPLAYED:
             return max(waiting, key=lambda trial: str(trial.trial_id))
         return self.inner.choose_trial_to_run(tune_controller)
