@@ -12,9 +12,6 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rayml.errors import PlanError
-    from rayml.observe.runs import Home
-    from rayml.plan.plan import Plan
     from rayml.spec.job import JobSpec
 
 app = typer.Typer(
@@ -108,6 +105,7 @@ def plan(
     """
     from rayml.plan.render import plan_json, print_plan
     from rayml.plan.show import forecast
+    from rayml.run.resolve import resolve
 
     resolved, store, previous = resolve(job, overrides, cluster, home)
     if estimate:
@@ -137,6 +135,7 @@ def run(
     from rayml.observe.runs import Home
     from rayml.plan.show import forecast
     from rayml.run.launch import launch
+    from rayml.run.resolve import resolve
 
     resolved, store, previous = resolve(job, overrides, cluster, home, to)
     planned = forecast(resolved, store, previous)
@@ -175,6 +174,7 @@ def tune(
     from rayml.run.finder_show import show_batch_range, show_lr_range
     from rayml.run.finders import find, finder_settings, refuse_command, require_train
     from rayml.run.launch import launch
+    from rayml.run.resolve import resolve
 
     if lr_range == batch_range:
         raise refuse_command(lr_range, batch_range)
@@ -353,49 +353,6 @@ def bench(
     else:
         print_bench(console(), document)
     refuse_unequal(document)
-
-
-def resolve(
-    job: Path, overrides: list[str], cluster: Path | None, home: Path, to: str | None = None
-) -> tuple[Plan, Any, Plan | None]:
-    """Load, check and plan: the plan, the store, and the plan of this job's last run."""
-    from rayml.artifacts.store import LocalStore
-    from rayml.errors import PlanError
-    from rayml.observe.runs import Home
-    from rayml.plan.build import build_plan, cut_after
-    from rayml.plan.facts import gather_facts
-    from rayml.plan.settle import settle_if_possible
-    from rayml.plan.show import last_seconds
-    from rayml.plan.tuning import check_sweep
-    from rayml.run.starts import run_trials, run_weights
-    from rayml.spec.load import load_cluster, load_job
-
-    spec, cluster_spec = load_job(job, overrides), load_cluster(cluster)
-    base = job.absolute().parent
-    folders: Home = Home(home)
-    facts = gather_facts(
-        spec, cluster_spec, base, lambda run: run_weights(folders, run), lambda run: run_trials(folders, run)
-    )
-    store = LocalStore(folders.artifacts)
-    try:
-        resolved = build_plan(spec, cluster_spec, facts, str(job), base)
-        check_sweep(resolved, last_seconds(spec.name, store))
-    except PlanError as error:
-        raise at_its_line(error, job) from None
-    resolved = settle_if_possible(resolved, store)
-    if to is not None:
-        resolved = cut_after(resolved, to)
-    return resolved, store, folders.latest_plan(spec.name)
-
-
-def at_its_line(error: PlanError, job: Path) -> PlanError:
-    """The error with the file and line of the key that it is about, where the job file has it."""
-    from rayml.errors import PlanError
-    from rayml.spec.job import JobSpec
-    from rayml.spec.load import locate
-
-    line = locate(job, error.where) if error.where.partition(".")[0] in JobSpec.model_fields else None
-    return error if line is None else PlanError(error.what, where=f"{job}:{line}: {error.where}", hint=error.hint)
 
 
 def stages_of(job: JobSpec) -> list[str]:

@@ -46,8 +46,6 @@ class KnownFront:
         values = [written["choice"] for written in self.space().values()]
         return [self.pair(dict(zip(LEVELS, each, strict=True))) for each in itertools.product(*values)]
 
-    def __call__(
-        self, number: int, point: Point, take: int, pointer: dict[str, Any] | None, report: Report
-    ) -> dict[str, Any]:
+    def __call__(self, number: int, point: Point, take: int, report: Report) -> dict[str, Any]:
         loss, size = self.pair(point)
         return {"values": {"val/loss": loss, "size_bytes": size}}

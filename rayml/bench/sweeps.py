@@ -39,9 +39,7 @@ class Sleep:
 
     lengths_s: tuple[float, ...]
 
-    def __call__(
-        self, number: int, point: Point, take: int, pointer: dict[str, Any] | None, report: Report
-    ) -> dict[str, Any]:
+    def __call__(self, number: int, point: Point, take: int, report: Report) -> dict[str, Any]:
         time.sleep(self.lengths_s[number])
         return {"values": {"val/loss": 0.5}}
 
@@ -54,9 +52,7 @@ class Lookup:
     tells_epochs: bool
     """A scheduler wants to hear them; a search looks at what came out."""
 
-    def __call__(
-        self, number: int, point: Point, take: int, pointer: dict[str, Any] | None, report: Report
-    ) -> dict[str, Any]:
+    def __call__(self, number: int, point: Point, take: int, report: Report) -> dict[str, Any]:
         for record in self.table.curve(point) if self.tells_epochs else ():
             report(record)
         return {"values": self.table.values(point)}

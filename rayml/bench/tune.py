@@ -244,15 +244,8 @@ class Bench:
             found = [problem.pair(point) for point in points_of(sweep)]
             return Lap(100 * share_of_hypervolume(found, problem.every()))
 
-        return Contest(
-            name=PARETO,
-            unit="%",
-            better="more",
-            ours=by_seed(ours),
-            alternative=lambda: Lap(100.0),
-            alternative_is=f"exhaustive search of {', '.join(SHAPES)}: 300 trials each; ours has {trials}",
-            goal=Goal(95.0, "ours_at_least"),
-        )
+        every = f"exhaustive search of {', '.join(SHAPES)}: 300 trials each; ours has {trials}"
+        return front_contest(PARETO, ours, every)
 
     def digits_front(self) -> Contest:
         """The share of the exhaustive grid's front that the automatic search finds with a part of its trials."""
@@ -266,15 +259,7 @@ class Bench:
             sweep = run_sweep_here(self.new_folder(), settings, Lookup(self.table, tells_epochs=False))
             return Lap(100 * share_of_hypervolume([self.pair(point) for point in points_of(sweep)], every))
 
-        return Contest(
-            name=DIGITS_FRONT,
-            unit="%",
-            better="more",
-            ours=by_seed(ours),
-            alternative=lambda: Lap(100.0),
-            alternative_is=f"the exhaustive grid of {len(points)} trials; ours has {trials}",
-            goal=Goal(95.0, "ours_at_least"),
-        )
+        return front_contest(DIGITS_FRONT, ours, f"the exhaustive grid of {len(points)} trials; ours has {trials}")
 
     def section(self, trials: int | None = None) -> dict[str, Any]:
         """A `tune` section on the table; without `trials` it may try everything."""
@@ -301,6 +286,19 @@ class Bench:
         """Loss and size."""
         values = self.table.values(point)
         return values[OBJECTIVE], values["size_bytes"]
+
+
+def front_contest(name: str, ours: Callable[[int], Lap], alternative_is: str) -> Contest:
+    """The share of a whole front's hypervolume, which an exhaustive search has by definition."""
+    return Contest(
+        name=name,
+        unit="%",
+        better="more",
+        ours=by_seed(ours),
+        alternative=lambda: Lap(100.0),
+        alternative_is=alternative_is,
+        goal=Goal(95.0, "ours_at_least"),
+    )
 
 
 def timed(work: Callable[[], Any], value: Callable[[float], float]) -> Side:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from rayml.observe.events import Event
-from rayml.plan.front import front
+from rayml.plan.front import Objective, front, has_all, known, turned
 from rayml.spec.tune import EPOCH_METRICS, HIGHER_IS_BETTER
 
 Trial = dict[str, Any]
 """A trial as the sweep's artifact has it; its status is `running` until it ended."""
-Objective = Mapping[str, str]
-"""`metric` and `goal`, which is max or min."""
 
 SECTION_FIELDS = 2
 """Fields of a value that is a whole section which are shown beside its kind."""
@@ -103,18 +100,11 @@ def natural_goal(metric: str) -> str:
     return "max" if metric in HIGHER_IS_BETTER else "min"
 
 
-def known(value: Any) -> bool:
-    """Whether a value is a number that can be drawn and compared."""
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
 def costs(trial: Trial, objectives: Sequence[Objective]) -> list[float] | None:
     """The trial's objectives, each so that less is better; None where one is not known."""
-    values = [trial["values"].get(objective["metric"]) for objective in objectives]
-    if not all(map(known, values)):
+    if not has_all(trial["values"], [objective["metric"] for objective in objectives]):
         return None
-    signs = [-1.0 if objective["goal"] == "max" else 1.0 for objective in objectives]
-    return [sign * value for sign, value in zip(signs, values, strict=True)]
+    return [-value for value in turned(trial["values"], objectives)]
 
 
 def pareto_front(trials: Iterable[Trial], objectives: Sequence[Objective]) -> list[int]:

@@ -3,10 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 Row = Sequence[float]
 """A trial's objectives, each turned so that more is better."""
+Objective = Mapping[str, str]
+"""`metric` and `goal`, which is max or min."""
+
+
+def known(value: Any) -> bool:
+    """Whether a value is a number that can be drawn and compared."""
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def has_all(values: Mapping[str, Any], metrics: Iterable[str]) -> bool:
+    """Whether a trial can be compared by these metrics."""
+    return all(known(values.get(metric)) for metric in metrics)
+
+
+def turned(values: Mapping[str, float], objectives: Sequence[Objective]) -> list[float]:
+    """The objectives of a trial that has them all, each so that more is better."""
+    return [values[each["metric"]] * (1.0 if each["goal"] == "max" else -1.0) for each in objectives]
 
 
 def front(rows: Sequence[Row]) -> list[int]:

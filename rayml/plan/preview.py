@@ -6,8 +6,7 @@ import itertools
 
 from rayml.plan.plan import Plan
 from rayml.spec.job import JobSpec
-from rayml.spec.point import base_values
-from rayml.spec.space import Point, build_space
+from rayml.spec.space import Point, space_of
 
 SHOWN = 3
 DRAWN = ("random", "tpe", "gp", "cma_es")
@@ -19,7 +18,7 @@ def preview(plan: Plan) -> tuple[int | None, list[Point]]:
     assert plan.origin is not None, "every plan has an origin"
     job = JobSpec.model_validate(plan.origin.job)
     assert job.tune is not None, "the caller looked"
-    space = build_space(job.tune, base_values(job))
+    space = space_of(job)
     search = plan.step("tune").config["search"]
     known = [dict(point) for point in job.tune.known]
     if search["kind"] == "grid":

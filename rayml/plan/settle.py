@@ -6,13 +6,12 @@ The choice is not in the sweep's key: another `choose`, `limits` or `final` deci
 from __future__ import annotations
 
 import json
-import math
 from typing import Any
 
 from rayml.artifacts.store import Artifact, Store
 from rayml.errors import GateError, StageError
 from rayml.plan.build import rebuild_plan
-from rayml.plan.front import front, knee, wilson
+from rayml.plan.front import front, has_all, knee, turned, wilson
 from rayml.plan.plan import Decision, Plan
 from rayml.spec.evaluate import parse_gate
 from rayml.spec.words import count, listed
@@ -65,7 +64,7 @@ def decide(sweep: dict[str, Any], policy: dict[str, Any]) -> Decision:
     within = [trial for trial in trials if keeps_to(trial, policy["limits"])]
     if not within:
         raise none_within(trials, policy["limits"])
-    rows = [turned(trial, objectives) for trial in within]
+    rows = [turned(trial["values"], objectives) for trial in within]
     on_front = front(rows)
     if policy["choose"] == "knee":
         chosen = within[on_front[knee([rows[place] for place in on_front])]]
@@ -90,7 +89,7 @@ def decide(sweep: dict[str, Any], policy: dict[str, Any]) -> Decision:
 
 def candidates(trials: list[Trial], metrics: list[str]) -> list[Trial]:
     """Trials that came to their end, or else those that were cut short, with every metric that is asked for."""
-    able = [trial for trial in trials if all(math.isfinite(trial["values"].get(name, math.nan)) for name in metrics)]
+    able = [trial for trial in trials if has_all(trial["values"], metrics)]
     done = [trial for trial in able if trial["status"] == "done"]
     found = done or [trial for trial in able if trial["status"] != "failed"]
     if not found:
@@ -138,11 +137,6 @@ def limits_in_words(limits: dict[str, str]) -> str:
     return " and ".join(f"{metric} {gate}" for metric, gate in limits.items())
 
 
-def turned(trial: Trial, objectives: list[dict[str, str]]) -> list[float]:
-    """The objectives of a trial, each so that more is better."""
-    return [trial["values"][each["metric"]] * (1.0 if each["goal"] == "max" else -1.0) for each in objectives]
-
-
 def interval_of(value: float, metric: str, val_rows: int) -> tuple[float, float] | None:
     """95 % interval of an accuracy; other metrics have none that follows from the value alone."""
     return wilson(value, val_rows) if metric == "val/accuracy" and val_rows else None
@@ -162,13 +156,15 @@ def ties(
     metric = objectives[0]["metric"]
     value = chosen["values"][metric]
     low, high = interval or (value, value)
-    best = turned(chosen, objectives)[1:]
+    best = turned(chosen["values"], objectives)[1:]
     return [
         trial["number"]
         for trial in within
         if trial is not chosen
         and low <= trial["values"][metric] <= high
-        and (choose == "best" or all(a >= b for a, b in zip(turned(trial, objectives)[1:], best, strict=True)))
+        and (
+            choose == "best" or all(a >= b for a, b in zip(turned(trial["values"], objectives)[1:], best, strict=True))
+        )
     ]
 
 

@@ -10,12 +10,15 @@ from rayml.plan.facts import Facts
 from rayml.plan.plan import ClusterPlan, Origin, Plan, Resources, Step
 from rayml.plan.training import dump
 from rayml.spec.job import JobSpec
-from rayml.spec.point import base_values
-from rayml.spec.space import Space, build_space
+from rayml.spec.space import Space, space_of
 from rayml.spec.tune import HIGHER_IS_BETTER, TuneSpec
 from rayml.spec.words import count
 
 AUTO_TRIALS = 20
+WAITING = ("hyperband", "pbt", "pb2")
+"""Schedulers in whose eyes a trial that was not added yet does not exist."""
+UNBOUNDED_BRACKETS = 27
+"""Trials that HyperBand deals out over its brackets where only time ends the sweep."""
 GRACE_PART = 9
 
 
@@ -27,7 +30,7 @@ def build_tune_step(job: JobSpec, origin: Origin, cluster: ClusterPlan, facts: F
     """
     tune = job.tune
     assert tune is not None, "a step is made of a section that is present"
-    space = build_space(tune, base_values(job))
+    space = space_of(job)
     config = {
         **{name: dump_section(tune, name) for name in ("space", "constraints", "known")},
         "warm_start": [digest(trial) for trial in facts.warm],
@@ -42,11 +45,13 @@ def build_tune_step(job: JobSpec, origin: Origin, cluster: ClusterPlan, facts: F
     cpus = training.resources.workers * training.resources.cpus_per_worker
     gpus = training.resources.workers * training.resources.gpus_per_worker
     check_prices(tune, cluster)
+    concurrency = resolve_concurrency(tune, cluster, cpus, gpus)
     policy = {
         "choose": resolve_choose(tune),
         "limits": dict(tune.limits),
         "final": tune.final,
-        "concurrency": resolve_concurrency(tune, cluster, cpus, gpus),
+        "concurrency": concurrency,
+        "handed_out": resolve_handed_out(config["scheduler"], config["budget"], concurrency),
         "max_failures": tune.max_failures,
         "retries_of_a_trial": training.policy["retries"],
         "warm": warm_trials(facts, resolve_objectives(tune)),
@@ -55,7 +60,7 @@ def build_tune_step(job: JobSpec, origin: Origin, cluster: ClusterPlan, facts: F
     inputs = {"data": trial[0].key}
     code = facts.code["tune"]
     key = digest({"stage": "tune", "config": config, "inputs": inputs, "code": code})
-    resources = Resources(workers=policy["concurrency"], cpus_per_worker=cpus, gpus_per_worker=gpus, ray=True)
+    resources = Resources(workers=concurrency, cpus_per_worker=cpus, gpus_per_worker=gpus, ray=True)
     return Step(name="tune", config=config, policy=policy, inputs=inputs, code=code, key=key, resources=resources)
 
 
@@ -137,6 +142,13 @@ def resolve_concurrency(tune: TuneSpec, cluster: ClusterPlan, cpus: int, gpus: i
     if cluster.nodes is not None:
         holds += cluster.nodes.max * trials_of(cluster.nodes.cpus, cluster.nodes.gpus, cpus, gpus)
     return holds if tune.concurrency == "auto" else min(tune.concurrency, holds)
+
+
+def resolve_handed_out(scheduler: dict[str, Any], budget: dict[str, Any], concurrency: int) -> int:
+    """Trials that Ray Tune knows of at a time: all of them where trials wait for each other, and take turns."""
+    if scheduler["kind"] not in WAITING:
+        return concurrency
+    return max(concurrency, budget["trials"] or UNBOUNDED_BRACKETS)
 
 
 def check_fits(cluster: ClusterPlan, cpus: int, gpus: int) -> None:

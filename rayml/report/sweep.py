@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from rayml.artifacts.store import Artifact
 from rayml.observe.events import Event
 from rayml.observe.sweep import SweepLog, Trial
 from rayml.plan.plan import Plan, Step
-from rayml.spec.tune import RANGES
+from rayml.plan.settle import read_sweep
+from rayml.spec.space import dimension_of
+from rayml.spec.tune import RangeSpec
 
 Record = dict[str, Any]
-
-SWEEP_FILE = "sweep.json"
 
 
 def sweep_record(plan: Plan, events: list[Event], artifact: Artifact | None) -> Record | None:
@@ -21,10 +20,7 @@ def sweep_record(plan: Plan, events: list[Event], artifact: Artifact | None) -> 
     step = next((step for step in plan.steps if step.name == "tune"), None)
     if step is None:
         return None
-    if artifact is None:
-        document = document_of_events(step, events)
-    else:
-        document = json.loads((artifact.path / SWEEP_FILE).read_text(encoding="utf-8"))
+    document = document_of_events(step, events) if artifact is None else read_sweep(artifact)
     told = next((event for event in reversed(events) if event["kind"] == "decided"), None)
     fields = ("trial", "values", "objectives", "why", "tied", "interval")
     decision = None if told is None else {name: told[name] for name in fields}
@@ -42,7 +38,9 @@ def document_of_events(step: Step, events: list[Event]) -> Record:
         log.take(event)
     return {
         **{name: config[name] for name in ("objectives", "scheduler", "search", "budget")},
-        "space": [dimension(path, written) for path, written in config["space"].items()],
+        "space": [
+            dimension_of(path, RangeSpec.model_validate(written)).to_json() for path, written in config["space"].items()
+        ],
         "epochs": log.epochs or config["trial"]["train"]["config"]["epochs"],
         "trials": [cut_off(trial, mine[-1]["t"]) for trial in log.trials.values()],
         "nodes": log.nodes,
@@ -51,22 +49,6 @@ def document_of_events(step: Step, events: list[Event]) -> Record:
         "front": log.front,
         "hypervolume": [],
         "importance": {},
-    }
-
-
-def dimension(path: str, written: Record) -> Record:
-    """A key of the space as the artifact has it, from the job's words."""
-    kind = next(name for name in RANGES if name in written)
-    is_choice = kind in ("choice", "grid")
-    low, high = (None, None) if is_choice else written[kind]
-    return {
-        "path": path,
-        "kind": "choice" if is_choice else kind,
-        "low": low,
-        "high": high,
-        "step": written.get("step"),
-        "values": list(written[kind]) if is_choice else [],
-        "when": list(written.get("when", {}).items()),
     }
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from rayml.observe.sweep import Trial, best_first, costs, error_line, known, metric_text, short_names, value_text
+from rayml.observe.sweep import Trial, best_first, costs, error_line, metric_text, short_names, value_text
+from rayml.plan.front import known
 from rayml.report import sweep_svg, sweep_time_svg, words
 from rayml.report.scale import Axis, Scale, choice_axis, fitted, number_axis
 from rayml.report.sweep import Record

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import yaml
@@ -14,8 +13,7 @@ from rayml.observe.runs import Home, RunFolder
 from rayml.plan.settle import read_sweep
 from rayml.spec.point import put_values
 from rayml.spec.words import count
-
-LEDGER = "trials.jsonl"
+from rayml.stages.tune.ledger import LEDGER_FILE, read_ledger
 
 Notes = list[str]
 """Lines that stand above the job as comments."""
@@ -53,22 +51,15 @@ def trial_of(home: Home, run: RunFolder, number: int) -> dict[str, Any]:
         raise PlanError("the job of this run has no sweep", where=run.id, hint="leave --trial out")
     store = LocalStore(home.artifacts)
     artifact = store.find("tune", step.key)
-    trials = read_sweep(artifact)["trials"] if artifact else ledger_trials(store.work("tune", step.key))
+    if artifact is not None:
+        trials = read_sweep(artifact)["trials"]
+    else:
+        trials = [asdict(each) for each in read_ledger(store.work("tune", step.key) / LEDGER_FILE).trials]
     if number >= len(trials):
         last = f"its last one is {len(trials) - 1}" if trials else "it has none yet"
         raise PlanError(f"no trial {number}: {last}", where=f"{run.id}, tune", hint="`rayml report RUN` lists them")
     found: dict[str, Any] = trials[number]
     return found
-
-
-def ledger_trials(work: Path) -> list[dict[str, Any]]:
-    """Configurations of a sweep that is under way, as far as a job file needs them."""
-    path = work / LEDGER
-    if not path.exists():
-        return []
-    lines = [json.loads(line) for line in path.read_bytes().splitlines() if line.endswith(b"}")]
-    proposed = [line for line in lines if line["kind"] == "proposed"]
-    return [{"point": line["point"], "values": {}, "epochs": [], "took_over": []} for line in proposed]
 
 
 def write_job(document: dict[str, Any], notes: Notes) -> str:

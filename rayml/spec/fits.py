@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 import annotated_types
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
 
 from rayml.spec.base import Fits, Spec
 from rayml.spec.words import listed
@@ -57,6 +58,16 @@ def kinds_of(slots: Sequence[Slot]) -> dict[str, type[Spec]]:
     """The classes of a place by the `kind` that chooses them. Empty where it has no kinds."""
     specs = [slot.type for slot in slots if is_spec(slot) and "kind" in slot.type.model_fields]
     return {kind: spec for spec in specs for kind in get_args(spec.model_fields["kind"].annotation)}
+
+
+def default_kind(slots: Sequence[Slot], part: str | int) -> str | None:
+    """The kind of the section at `part` where a file says nothing; None where it has no kind by default."""
+    for slot in slots:
+        field = getattr(slot.type, "model_fields", {}).get(part)
+        kind = None if field is None or field.default is PydanticUndefined else getattr(field.default, "kind", None)
+        if kind is not None:
+            return str(kind)
+    return None
 
 
 def field_names(slots: Sequence[Slot]) -> list[str]:

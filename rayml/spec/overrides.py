@@ -5,11 +5,9 @@ from __future__ import annotations
 import re
 from typing import get_args, get_origin
 
-from pydantic_core import PydanticUndefined
-
 from rayml.errors import Problem, SpecError
 from rayml.spec.base import Spec
-from rayml.spec.fits import Slot, child_slots, field_names, slots_of
+from rayml.spec.fits import Slot, child_slots, default_kind, field_names, slots_of
 from rayml.spec.tree import Node, parse_yaml, resolve
 from rayml.spec.words import shorten
 
@@ -77,16 +75,8 @@ def _section(node: Node, key: str | int, slots: list[Slot], where: str) -> Node:
         present = node.value[key]
     if present is not None and present.value is not None:
         return present
-    return Node(_default_kind(slots, key, where), where, None)
-
-
-def _default_kind(slots: list[Slot], key: str | int, where: str) -> dict[str, Node]:
-    for slot in slots:
-        field = getattr(slot.type, "model_fields", {}).get(key)
-        kind = None if field is None or field.default is PydanticUndefined else getattr(field.default, "kind", None)
-        if kind is not None:
-            return {"kind": Node(kind, where, None, kind)}
-    return {}
+    kind = default_kind(slots, key)
+    return Node({} if kind is None else {"kind": Node(kind, where, None, kind)}, where, None)
 
 
 def _put(node: Node, key: str | int, child: Node) -> str | None:

@@ -6,9 +6,7 @@ import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pydantic_core import PydanticUndefined
-
-from rayml.spec.fits import Slot, child_slots, is_spec, kinds_of, slots_of
+from rayml.spec.fits import Slot, child_slots, default_kind, is_spec, kinds_of, slots_of
 from rayml.spec.job import JobSpec
 
 Document = dict[str, Any]
@@ -39,7 +37,8 @@ def put_value(document: Document, path: str, value: Any) -> None:
     for part in above:
         child = entry(node, part)
         if child is None:
-            child = default_kind(slots, part)
+            kind = default_kind(slots, part)
+            child = {} if kind is None else {"kind": kind}
             set_entry(node, part, child)
         if not isinstance(child, dict | list):
             raise ValueError(f"`{part}` is a value and has no fields")
@@ -64,16 +63,6 @@ def set_entry(node: Any, part: str, value: Any) -> None:
         node[int(part)] = value
     else:
         raise ValueError(f"`{part}` is not an entry of this list; its last one is {len(node) - 1}")
-
-
-def default_kind(slots: list[Slot], part: str) -> Document:
-    """A new section, with the kind that it has where a file says nothing."""
-    for slot in slots:
-        field = getattr(slot.type, "model_fields", {}).get(part)
-        kind = None if field is None or field.default is PydanticUndefined else getattr(field.default, "kind", None)
-        if kind is not None:
-            return {"kind": kind}
-    return {}
 
 
 def keep_common_fields(section: Document, slots: list[Slot], kind: Any) -> None:

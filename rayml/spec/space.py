@@ -15,6 +15,8 @@ from functools import cached_property
 from typing import Any
 
 from rayml.spec.expression import Expression, parse_expression
+from rayml.spec.job import JobSpec
+from rayml.spec.point import base_values
 from rayml.spec.tune import RANGES, RangeSpec, TuneSpec
 
 Point = dict[str, Any]
@@ -87,6 +89,19 @@ class Dimension:
     def is_active(self, point: Mapping[str, Any]) -> bool:
         """Whether it is searched beside the values of a point, which has the keys that it depends on."""
         return all(path in point and any(_same(point[path], each) for each in values) for path, values in self.when)
+
+    def to_json(self) -> dict[str, Any]:
+        """As a sweep's document has it; of a choice, both ends are None."""
+        is_choice = self.kind == "choice"
+        return {
+            "path": self.path,
+            "kind": self.kind,
+            "values": list(self.values),
+            "low": None if is_choice else self.low,
+            "high": None if is_choice else self.high,
+            "step": self.step,
+            "when": [[path, list(values)] for path, values in self.when],
+        }
 
     def _clean(self, value: float) -> Any:
         """A whole number where one is meant; without the last digits that steps leave (0.30000000000000004)."""
@@ -178,13 +193,19 @@ class Space:
         return wanted == set(point) and all(known[path].holds(value) for path, value in point.items())
 
 
+def space_of(job: JobSpec) -> Space:
+    """The space of a job that has a sweep, with the job's own values of what its constraints name."""
+    assert job.tune is not None, "the caller looked"
+    return build_space(job.tune, base_values(job))
+
+
 def build_space(tune: TuneSpec, base: Mapping[str, Any]) -> Space:
     """The space of a section that was checked.
 
     Args:
         base: the job's own values by key.
     """
-    dimensions = [_dimension(path, tune.space[path]) for path in ordered(tune)]
+    dimensions = [dimension_of(path, tune.space[path]) for path in ordered(tune)]
     constraints = tuple(parse_expression(text) for text in tune.constraints)
     named = {name for constraint in constraints for name in constraint.names}
     return Space(tuple(dimensions), constraints, {name: base[name] for name in sorted(named & set(base))})
@@ -203,7 +224,8 @@ def ordered(tune: TuneSpec) -> list[str]:
     return found
 
 
-def _dimension(path: str, written: RangeSpec) -> Dimension:
+def dimension_of(path: str, written: RangeSpec) -> Dimension:
+    """A key with the range that a job writes for it."""
     kind = next(name for name in RANGES if getattr(written, name) is not None)
     when = tuple(
         (other, tuple(value) if isinstance(value, list | tuple) else (value,)) for other, value in written.when.items()

@@ -13,7 +13,7 @@ from rayml.spec.expression import Expression, parse_expression
 from rayml.spec.job import JobSpec
 from rayml.spec.point import base_values, is_key, job_document, known_keys, put_values, value_at
 from rayml.spec.problems import problems_of
-from rayml.spec.space import Dimension, Point, Space, build_space, ordered
+from rayml.spec.space import Dimension, Point, Space, ordered, space_of
 from rayml.spec.tree import Node
 from rayml.spec.tune import EPOCH_METRICS, CmaEsSearch, GridSearch, Pb2, Pbt, RangeSpec, TuneSpec
 from rayml.spec.words import count, listed, nearest, show
@@ -53,7 +53,7 @@ def sweep_problems(job: JobSpec) -> list[Found]:
     found += more
     if found:
         return found
-    space = build_space(tune, base_values(job))
+    space = space_of(job)
     found += [*value_problems(job, space), *search_problems(tune, space), *known_problems(tune, space)]
     return found or draw_problems(job, tune, space, len(expressions))
 

@@ -135,7 +135,7 @@ def test_a_trial_of_the_table_has_the_values_of_the_checkpoint_that_would_be_kep
     ]
     table = Table(3, {name_of(point): curve}, {name_of(point): 32.0})
     told = []
-    outcome = Lookup(table, tells_epochs=True)(0, point, 0, None, told.append)
+    outcome = Lookup(table, tells_epochs=True)(0, point, 0, told.append)
     assert told == curve
     assert outcome["values"] == {"val/loss": 0.2, "val/accuracy": 0.8, "size_bytes": 32.0}
 
@@ -236,4 +236,4 @@ def test_the_known_front_is_where_all_but_the_first_variable_are_0(name):
     front = {tuple(row) for row in every[moocore.is_nondominated(every)]}
     assert front <= {problem.pair(point) for point in curve}
     assert len(front) == 12 or name == "zdt3"
-    assert problem(0, curve[0], 0, None, lambda record: None)["values"] == {"val/loss": 0.0, "size_bytes": 1.0}
+    assert problem(0, curve[0], 0, lambda record: None)["values"] == {"val/loss": 0.0, "size_bytes": 1.0}

@@ -12,10 +12,10 @@ from rayml.errors import StageError
 from rayml.ml import adapters
 from rayml.ml.adapters import CONFIGS, add_adapter, merge_adapter
 from rayml.ml.models import Classifier, build_model
+from rayml.ml.onnx_export import session_outputs, write_onnx
 from rayml.ml.schema import ImageFeature, Normalization, Schema, VectorFeature
 from rayml.spec.model import Mlp, SmallCnn, TorchvisionModel, Transformer
 from rayml.spec.start import Adapter
-from rayml.stages.export.onnx_file import session_outputs, write_onnx
 
 pytest.importorskip("peft", reason="the extra `finetune` is not installed")
 

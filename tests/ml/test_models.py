@@ -9,9 +9,9 @@ from torchvision import models
 
 from rayml.errors import StageError
 from rayml.ml.models import MODELS, build_model
+from rayml.ml.onnx_export import session_outputs, write_onnx
 from rayml.ml.schema import ImageFeature, Normalization, Schema, VectorFeature
 from rayml.spec.model import TORCHVISION_MODELS, Mlp, SmallCnn, TorchvisionModel, Transformer
-from rayml.stages.export.onnx_file import session_outputs, write_onnx
 
 CONFIGS = {
     "small_cnn": SmallCnn(kind="small_cnn"),

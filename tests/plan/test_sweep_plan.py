@@ -186,3 +186,12 @@ def test_nodes_of_one_machine_do_not_share_out_its_gpus(tmp_path):
     (tmp_path / "cluster.yaml").write_text("{kind: local, nodes: {max: 2, gpus: 1}}\n")
     with pytest.raises(PlanError, match="would all be given the same ones"):
         plan(cluster=tmp_path / "cluster.yaml")
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "handed_out"),
+    [("fifo", 4), ("asha", 4), ("hyperband", 12), ("pbt", 12), ("pb2", 12)],
+)
+def test_trials_that_wait_for_each_other_are_all_handed_out(scheduler, handed_out):
+    tune = plan(f"tune.scheduler={{kind: {scheduler}}}", "tune.objectives=[{metric: val/loss}]").step("tune")
+    assert (tune.policy["concurrency"], tune.policy["handed_out"]) == (4, handed_out)

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Protocol
 
+from rayml.spec.space import Point
 from rayml.stages.api import Emit
-from rayml.stages.tune.ledger import Ledger, Point, Trial
+from rayml.stages.tune.ledger import Ledger, Trial
 from rayml.stages.tune.meter import Meter, Nodes, in_words
 from rayml.stages.tune.proposals import Proposal, Proposals
 

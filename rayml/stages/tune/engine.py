@@ -64,7 +64,9 @@ def run_sweep(desk: Desk, settings: Settings, evaluate: Evaluate) -> str:
     if not desk.is_finished() and not desk.over():
         watch = Watch(desk)
         tuner = tune.Tuner(
-            tune.with_resources(tune.with_parameters(run_trial, evaluate=evaluate), resources_of),
+            tune.with_resources(
+                tune.with_parameters(run_trial, evaluate=evaluate, takes_over=desk.take_over is not None), resources_of
+            ),
             tune_config=tune.TuneConfig(
                 search_alg=Feeder(desk, settings),
                 scheduler=Judge(settings.scheduler, desk, settings.kind),

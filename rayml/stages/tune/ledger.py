@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from rayml.errors import StageError
+from rayml.spec.space import Point
 
-Point = dict[str, Any]
 LEDGER_FILE = "trials.jsonl"
 
 
@@ -25,7 +25,7 @@ class Trial:
     number: int
     point: Point
     origin: str
-    """known, warm, draw, search or grid: where the configuration came from."""
+    """known, draw, search or grid: where the configuration came from."""
     again: int = 0
     """Proposals of the search for this number that were of no use."""
     status: str = "waiting"
@@ -91,10 +91,12 @@ class Sweep:
         elif kind == "took_over":
             self._take_over(self.trials[line["trial"]], self.trials[line["source"]], line)
         elif kind in APPLY:
-            APPLY[kind](self.trials[line["trial"]], line)
+            trial = self.trials[line["trial"]]
             if kind == "ended":
-                self.forget_end(line["trial"])
-                self.order.append(("ended", line["trial"]))
+                if trial.ended is not None:
+                    self.forget_end(trial.number)
+                self.order.append(("ended", trial.number))
+            APPLY[kind](trial, line)
 
     def forget_end(self, number: int) -> None:
         """A trial goes on after all."""
@@ -158,25 +160,11 @@ class Ledger:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / LEDGER_FILE
-        self.sweep = Sweep()
-        kept = read_whole_lines(self.path)
-        for number, line in enumerate(kept, start=1):
-            self.read(line, number)
+        self.sweep = read_ledger(self.path)
         self.sweep.reopen()
         self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         # A line that a crash cut short would swallow the next one.
-        os.ftruncate(self._descriptor, sum(len(line) + 1 for line in kept))
-
-    def read(self, line: bytes, number: int) -> None:
-        """Apply a line of an earlier process. StageError where it is not one."""
-        try:
-            self.sweep.apply(json.loads(line))
-        except (ValueError, KeyError, TypeError, IndexError, AssertionError) as error:
-            raise StageError(
-                f"not a line of a sweep's ledger ({type(error).__name__}: {error})",
-                where=f"{self.path}:{number}",
-                hint="restore the file; or move it away, and finished trials are found again by their artifacts",
-            ) from None
+        os.ftruncate(self._descriptor, sum(len(line) + 1 for line in read_whole_lines(self.path)))
 
     def write(self, kind: str, *, durable: bool = False, **fields: Any) -> None:
         """Append one line and apply it.
@@ -184,15 +172,30 @@ class Ledger:
         Args:
             durable: whether it has to outlive the machine's own crash, and not only that of a process.
         """
-        line = {"kind": kind, **fields}
-        os.write(self._descriptor, json.dumps(line, default=float).encode() + b"\n")
+        line = json.dumps({"kind": kind, **fields}, default=float)
+        os.write(self._descriptor, line.encode() + b"\n")
         if durable:
             os.fsync(self._descriptor)
-        self.sweep.apply(json.loads(json.dumps(line, default=float)))
+        self.sweep.apply(json.loads(line))
 
     def close(self) -> None:
         os.fsync(self._descriptor)
         os.close(self._descriptor)
+
+
+def read_ledger(path: Path) -> Sweep:
+    """Where the sweep of a ledger stands. StageError where a line of it is none."""
+    sweep = Sweep()
+    for number, line in enumerate(read_whole_lines(path), start=1):
+        try:
+            sweep.apply(json.loads(line))
+        except (ValueError, KeyError, TypeError, IndexError, AssertionError) as error:
+            raise StageError(
+                f"not a line of a sweep's ledger ({type(error).__name__}: {error})",
+                where=f"{path}:{number}",
+                hint="restore the file; or move it away, and finished trials are found again by their artifacts",
+            ) from None
+    return sweep
 
 
 def read_whole_lines(path: Path) -> list[bytes]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from rayml.plan.front import front
-from rayml.spec.space import Dimension, Space
-from rayml.stages.tune.ledger import Point, Sweep, Trial
+from rayml.plan.front import front, has_all, turned
+from rayml.spec.space import Point, Space
+from rayml.stages.tune.ledger import Sweep, Trial
 
 FEWEST_FOR_IMPORTANCE = 5
 TREES = 64
@@ -27,11 +26,12 @@ def sweep_document(
         ended: why the sweep ended.
     """
     objectives = settings["objectives"]
-    whole = [trial for trial in sweep.trials if has_all(trial, objectives) and trial.status == "done"]
-    rows = [turned(trial, objectives) for trial in whole]
+    names = [each["metric"] for each in objectives]
+    whole = [trial for trial in sweep.trials if trial.status == "done" and has_all(trial.values, names)]
+    rows = [turned(trial.values, objectives) for trial in whole]
     return {
         **settings,
-        "space": [describe(dimension) for dimension in space.dimensions],
+        "space": [dimension.to_json() for dimension in space.dimensions],
         "trials": [{**asdict(trial), **recipe(trial.point)} for trial in sweep.trials],
         "nodes": sweep.nodes,
         "spent": {**asdict(sweep.spent), "trials": len(sweep.trials)},
@@ -39,28 +39,6 @@ def sweep_document(
         "front": [whole[place].number for place in front(rows)],
         "hypervolume": hypervolumes(sorted(whole, key=lambda trial: trial.ended or 0.0), objectives),
         "importance": importance(sweep, space, objectives[0]),
-    }
-
-
-def has_all(trial: Trial, objectives: list[dict[str, str]]) -> bool:
-    return all(math.isfinite(trial.values.get(each["metric"], math.nan)) for each in objectives)
-
-
-def turned(trial: Trial, objectives: list[dict[str, str]]) -> list[float]:
-    """The objectives, each so that more is better."""
-    return [trial.values[each["metric"]] * (1.0 if each["goal"] == "max" else -1.0) for each in objectives]
-
-
-def describe(dimension: Dimension) -> dict[str, Any]:
-    """A key's range in JSON."""
-    return {
-        "path": dimension.path,
-        "kind": dimension.kind,
-        "values": list(dimension.values),
-        "low": dimension.low,
-        "high": dimension.high,
-        "step": dimension.step,
-        "when": [[path, list(values)] for path, values in dimension.when],
     }
 
 
@@ -74,7 +52,7 @@ def hypervolumes(trials: list[Trial], objectives: list[dict[str, str]]) -> list[
     import moocore
     import numpy as np
 
-    rows = np.array([turned(trial, objectives) for trial in trials])
+    rows = np.array([turned(trial.values, objectives) for trial in trials])
     lows, highs = rows.min(axis=0), rows.max(axis=0)
     if not (highs > lows).all():
         return []
@@ -91,7 +69,7 @@ def importance(sweep: Sweep, space: Space, objective: dict[str, str]) -> dict[st
 
     Of the keys that every trial has. Empty where there are too few trials, or all are alike.
     """
-    found = [trial for trial in sweep.trials if has_all(trial, [objective])]
+    found = [trial for trial in sweep.trials if has_all(trial.values, [objective["metric"]])]
     values = {trial.values[objective["metric"]] for trial in found}
     if len(found) < FEWEST_FOR_IMPORTANCE or len(values) < 2:
         return {}

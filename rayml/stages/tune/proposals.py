@@ -126,16 +126,8 @@ def identity(point: Point) -> str:
     return json.dumps(point, sort_keys=True)
 
 
-class Draws:
-    """Random search."""
-
-    origin = "draw"
-
-    def __init__(self, space: Space, seed: int) -> None:
-        self.space, self.seed = space, seed
-
-    def propose(self, number: int, again: int) -> Point | None:
-        return self.space.draw(self.seed, number, again)
+class Deaf:
+    """What searches have in common whose proposals depend on nothing that trials come to."""
 
     def add(self, point: Point, values: list[float]) -> None:
         """Nothing that comes depends on it."""
@@ -147,54 +139,45 @@ class Draws:
         """Nothing that comes depends on it."""
 
 
-class Sequence(Draws):
-    """Proposals that come one after the other, whatever comes of them."""
+class Draws(Deaf):
+    """Random search."""
+
+    origin = "draw"
 
     def __init__(self, space: Space, seed: int) -> None:
-        super().__init__(space, seed)
+        self.space, self.seed = space, seed
+
+    def propose(self, number: int, again: int) -> Point | None:
+        return self.space.draw(self.seed, number, again)
+
+
+class Sequence(Deaf):
+    """Proposals that come one after the other, whatever comes of them."""
+
+    def __init__(self, points: Iterator[Point], origin: str) -> None:
+        self.points, self.origin = points, origin
         self.asked = -1
 
     def propose(self, number: int, again: int) -> Point | None:
         self.asked = number
-        return self.following()
-
-    def following(self) -> Point | None:
-        """The next one; None at the end."""
-        raise NotImplementedError
+        return next(self.points, None)
 
     def accept(self, number: int, point: Point, again: int) -> None:
         if self.asked != number:
             for _ in range(again + 1):
-                self.following()
+                next(self.points, None)
 
 
-class Grid(Sequence):
-    """Every combination, in order."""
+def sobol(space: Space, seed: int) -> Iterator[Point]:
+    """A scrambled Sobol sequence over the unit cube of all keys, searched or not. Endless."""
+    from scipy.stats import qmc
 
-    origin = "grid"
-
-    def __init__(self, space: Space, seed: int) -> None:
-        super().__init__(space, seed)
-        self.left = space.grid()
-
-    def following(self) -> Point | None:
-        return next(self.left, None)
-
-
-class Sobol(Sequence):
-    """A scrambled Sobol sequence over the unit cube of all keys, searched or not."""
-
-    def __init__(self, space: Space, seed: int) -> None:
-        super().__init__(space, seed)
-        from scipy.stats import qmc
-
-        self.sequence = qmc.Sobol(len(space.dimensions), scramble=True, rng=seed)
-
-    def following(self) -> Point | None:
+    sequence = qmc.Sobol(len(space.dimensions), scramble=True, rng=seed)
+    while True:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # its balance for powers of 2 is of no matter here
-            shares = self.sequence.random(1)[0]
-        return self.space.at([min(float(share), 1 - 1e-12) for share in shares])
+            shares = sequence.random(1)[0]
+        yield space.at([min(float(share), 1 - 1e-12) for share in shares])
 
 
 def search_of(config: dict[str, Any], space: Space, seed: int, goals: list[str]) -> Search:
@@ -204,9 +187,12 @@ def search_of(config: dict[str, Any], space: Space, seed: int, goals: list[str])
         config: the resolved `search` section.
         goals: max or min of each objective.
     """
-    simple = {"random": Draws, "grid": Grid, "sobol": Sobol}
-    if config["kind"] in simple:
-        return simple[config["kind"]](space, seed)
+    if config["kind"] == "random":
+        return Draws(space, seed)
+    if config["kind"] == "grid":
+        return Sequence(space.grid(), "grid")
+    if config["kind"] == "sobol":
+        return Sequence(sobol(space, seed), "draw")
     from rayml.stages.tune.optuna_search import OptunaSearch
 
     return OptunaSearch(config, space, seed, goals)

@@ -6,16 +6,17 @@ import itertools
 import json
 import math
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rayml.errors import StageError
+from rayml.errors import RaymlError, StageError
 from rayml.plan.build import build_trial
 from rayml.plan.plan import Step
 from rayml.plan.settle import SWEEP_FILE
 from rayml.spec.job import JobSpec
 from rayml.spec.point import base_values
-from rayml.spec.space import Point, Space, build_space
+from rayml.spec.space import Point, Space, space_of
 from rayml.spec.words import count
 from rayml.stages.api import Context, Inputs, Outcome
 from rayml.stages.tune.desk import Desk
@@ -29,10 +30,6 @@ from rayml.stages.tune.takeover import Takeover
 from rayml.stages.tune.walk import Walk, ignore
 
 SHOWN_ERRORS = 5
-WAITING = ("hyperband", "pbt", "pb2")
-"""Schedulers in whose eyes a trial that was not added yet does not exist."""
-UNBOUNDED_BRACKETS = 27
-"""Trials that HyperBand deals out over its brackets where only time ends the sweep."""
 
 
 def run(step: Step, inputs: Inputs, context: Context) -> Outcome:
@@ -54,6 +51,31 @@ def run(step: Step, inputs: Inputs, context: Context) -> Outcome:
     return Outcome(summarize(trials, sweep.settings["objectives"]), {"ended": ended, "spent": document["spent"]})
 
 
+@dataclass(frozen=True)
+class Training:
+    """What a sweep has to know of a trial's train step."""
+
+    epochs: int
+    best: dict[str, str]
+    """`metric` and `goal` by which an epoch's checkpoint is kept."""
+    has_constant_lr: bool
+    cpus: float
+    gpus: float
+    """Of all its workers."""
+
+
+def training_of(step: Step) -> Training:
+    """From a trial's train step."""
+    config, resources = step.config, step.resources
+    return Training(
+        epochs=config["epochs"],
+        best=config["best"],
+        has_constant_lr=config["schedule"]["kind"] == "constant",
+        cpus=float(resources.workers * resources.cpus_per_worker),
+        gpus=float(resources.workers * resources.gpus_per_worker),
+    )
+
+
 class Preparation:
     """Everything that a sweep is made of, from the step."""
 
@@ -63,8 +85,7 @@ class Preparation:
         self.step, self.context, self.origin, self.execute = step, context, origin, context.execute
         config = step.config
         job = JobSpec.model_validate(origin.job)
-        assert job.tune is not None, "the step was made of this section"
-        self.space: Space = build_space(job.tune, base_values(job))
+        self.space: Space = space_of(job)
         train = config["trial"]["train"]["config"]
         self.settings: dict[str, Any] = {
             **{name: config[name] for name in ("objectives", "scheduler", "search", "budget")},
@@ -73,7 +94,7 @@ class Preparation:
             "metrics": [*(each["metric"] for each in config["objectives"]), *step.policy["limits"]],
             "val_rows": int(inputs["data"].manifest.metrics["rows_val"]),
         }
-        self.recipes: dict[str, dict[str, Any]] = {}
+        self.trainings: dict[str, Training] = {}
         self.takes_over = config["scheduler"]["kind"] in ("pbt", "pb2")
         self.ledger = Ledger(context.work)
         self.desk = Desk(
@@ -97,19 +118,22 @@ class Preparation:
                 self.context.emit("note", text=f"makes the rows of {', '.join(f'{k}={v}' for k, v in point.items())}")
                 self.execute(step, {}, ignore)
 
+    def training(self, point: Point) -> Training:
+        """The training of a trial, planned once. RaymlError where the job's rules refuse it."""
+        known = self.trainings.get(identity(point))
+        if known is None:
+            known = self.trainings[identity(point)] = training_of(build_trial(self.origin, point)[1])
+        return known
+
     def recipe(self, point: Point) -> dict[str, Any]:
         """What the books need to know of a trial's training."""
-        known = self.recipes.get(identity(point))
-        if known is None:
-            train = build_trial(self.origin, point)[1].config
-            constant = train["schedule"]["kind"] == "constant"
-            known = {"epochs": train["epochs"], "best": train["best"], "constant_lr": constant}
-            self.recipes[identity(point)] = known
-        return known
+        training = self.training(point)
+        return {"epochs": training.epochs, "best": training.best}
 
     def kept_by(self, point: Point) -> dict[str, Any]:
         """What decides which epoch of a trial is kept, and whether a retraining may end there."""
-        return {name: self.recipe(point)[name] for name in ("best", "constant_lr")}
+        training = self.training(point)
+        return {"best": training.best, "constant_lr": training.has_constant_lr}
 
     def search(self) -> Search:
         """The search, which knows what earlier sweeps found."""
@@ -140,19 +164,16 @@ class Preparation:
 
     def refusal(self, point: Point) -> str | None:
         """Why a configuration cannot be planned: found before it costs anything."""
-        from rayml.errors import RaymlError
-
         try:
-            build_trial(self.origin, point)
+            self.training(point)
         except RaymlError as error:
             return f"{error.where}: {error.what}"
         return None
 
     def holds(self, point: Point) -> tuple[float, float]:
         """CPUs and GPUs of a trial."""
-        resources = build_trial(self.origin, point)[1].resources
-        workers = resources.workers
-        return float(workers * resources.cpus_per_worker), float(workers * resources.gpus_per_worker)
+        training = self.training(point)
+        return training.cpus, training.gpus
 
     def bundle(self, trial: Trial) -> dict[str, float]:
         """What Ray reserves for a trial, on one node."""
@@ -167,17 +188,11 @@ class Preparation:
                 config["scheduler"], config["objectives"][0], self.settings["epochs"], self.space
             ),
             kind=config["scheduler"]["kind"],
-            concurrency=self.concurrency(),
+            concurrency=policy["handed_out"],
             retries=policy["retries_of_a_trial"],
             storage=self.storage(),
             bundle=self.bundle,
         )
-
-    def concurrency(self) -> int:
-        """Trials at a time. Where trials wait for each other, all of them: Ray Tune lets them take turns."""
-        trials, at_a_time = self.step.config["budget"]["trials"], self.step.policy["concurrency"]
-        waits = self.step.config["scheduler"]["kind"] in WAITING
-        return max(at_a_time, trials or UNBOUNDED_BRACKETS) if waits else int(at_a_time)
 
     def storage(self) -> Path:
         """A folder for what Ray Tune writes and nobody reads."""

@@ -11,8 +11,9 @@ from typing import Any
 from rayml.ml.checkpoint import newest_checkpoint
 from rayml.plan.build import build_trial
 from rayml.plan.plan import Origin
+from rayml.spec.space import Point
 from rayml.stages.api import Execute
-from rayml.stages.tune.ledger import Point, Trial
+from rayml.stages.tune.ledger import Trial
 from rayml.stages.tune.walk import CHECKPOINTS, population_of
 
 

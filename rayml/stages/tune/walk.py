@@ -32,9 +32,7 @@ class Walk:
     takes_over: bool
     """Whether trials may go on from the weights of others."""
 
-    def __call__(
-        self, number: int, point: dict[str, Any], take: int, pointer: dict[str, Any] | None, report: Report
-    ) -> dict[str, Any]:
+    def __call__(self, number: int, point: dict[str, Any], take: int, report: Report) -> dict[str, Any]:
         """Make each step, or find it; training reports its epochs."""
         population = population_of(self.sweep, number, take) if self.takes_over else None
         made: dict[str, Artifact] = {}
@@ -42,7 +40,7 @@ class Walk:
         for step in steps:
             inputs = {name: made[name] for name in step.inputs}
             if step.name == "train":
-                made["train"] = self.train(step, inputs, number, report)
+                made["train"] = self.train(step, inputs, report)
             elif step.name == "data":
                 made["data"] = found_data(self.execute, step)
             else:
@@ -51,17 +49,15 @@ class Walk:
         values = {name: found[name] for name in (*EPOCH_METRICS, *EXPORT_METRICS) if name in found}
         return {"values": values, "keys": {step.name: step.key for step in steps if step.name != "data"}}
 
-    def train(self, step: Step, inputs: dict[str, Artifact], number: int, report: Report) -> Artifact:
+    def train(self, step: Step, inputs: dict[str, Artifact], report: Report) -> Artifact:
         """Train from where the newest checkpoint stands, or find it trained; the sweep hears of every epoch once."""
         heard = 0
-        # Ray Tune lets no trial take over from one that keeps no checkpoint; where ours are, the sweep knows.
-        pointer = {"trial": number} if self.takes_over else None
 
         def tell(record: dict[str, Any]) -> None:
             nonlocal heard
             if record["epoch"] > heard:
                 heard = record["epoch"]
-                report({name: record[name] for name in EPOCH_FIELDS}, pointer)
+                report({name: record[name] for name in EPOCH_FIELDS})
 
         if self.execute.find(step) is None:
             for record in past_epochs(self.execute.work(step) / CHECKPOINTS):

@@ -15,10 +15,12 @@ from rayml.artifacts.store import Artifact
 from rayml.errors import StageError
 from rayml.ml.checkpoint import save_weights
 from rayml.ml.models import build_model
+from rayml.ml.onnx_export import trace
 from rayml.ml.shards import load_schema
+from rayml.ml.trained import compare, frozen_sample
 from rayml.plan.plan import ClusterPlan, Plan, Resources, Step
 from rayml.stages.api import Context
-from rayml.stages.export import onnx_file, stage
+from rayml.stages.export import stage
 
 MODEL = {"kind": "small_cnn", "width": 8, "dropout": 0.3}
 CONFIG = {"name": "ziffern", "formats": ["onnx"], "opset": 20, "parity": {"samples": 64}, "seed": 7}
@@ -86,17 +88,17 @@ def test_the_frozen_rows_are_of_the_test_split_and_always_the_same(world):
     stage.run(step, inputs, context)
     first = dict(np.load(context.out / "parity.npz"))
     assert len(first["sample_ids"]) == 10, "as many as the split has, where the job asks for more"
-    again = stage.frozen_sample(inputs["data"].path, 64)
+    again = frozen_sample(inputs["data"].path, 64)
     np.testing.assert_array_equal(first["sample_ids"], again[0])
     np.testing.assert_array_equal(first["inputs"], again[1])
-    assert len(stage.frozen_sample(inputs["data"].path, 4)[0]) == 4
+    assert len(frozen_sample(inputs["data"].path, 4)[0]) == 4
 
 
 def test_the_worst_sample_and_its_difference_are_named():
     ids = np.array([11, 22, 33])
     trained = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]], np.float32)
     exported = np.array([[0.9, 0.1], [0.4, 0.6], [0.1, 0.9]], np.float32)
-    metrics, worst = stage.compare(ids, trained, exported, ["a", "b", "b"], ("a", "b"))
+    metrics, worst = compare(ids, trained, exported, ["a", "b", "b"], ("a", "b"))
     assert metrics["parity_max_abs_diff"] == pytest.approx(0.2)
     assert metrics["parity_label_mismatches"] == 1
     assert worst["sample_id"] == 22
@@ -108,7 +110,7 @@ def test_the_worst_sample_is_one_row_with_its_own_numbers():
     trained = np.array([[0.9, 0.1], [0.49, 0.51], [0.45, 0.55]], np.float32)
     exported = np.array([[0.6, 0.4], [0.51, 0.49], [0.55, 0.45]], np.float32)
     ids, labels = np.array([11, 22, 33]), ["a", "a", "a"]
-    metrics, worst = stage.compare(ids, trained, exported, labels, ("a", "b"))
+    metrics, worst = compare(ids, trained, exported, labels, ("a", "b"))
     assert metrics == {"parity_max_abs_diff": pytest.approx(0.3), "parity_label_mismatches": 2.0}
     assert (worst["sample_id"], worst["expected_label"], worst["got_label"]) == (33, "b", "a")
     assert worst["difference"] == pytest.approx(0.1)
@@ -117,7 +119,7 @@ def test_the_worst_sample_is_one_row_with_its_own_numbers():
 
 def test_a_probability_that_is_not_a_number_is_not_parity():
     trained = np.array([[0.5, 0.5]], np.float32)
-    metrics, _ = stage.compare(np.array([1]), trained, np.array([[np.nan, 0.5]], np.float32), ["a"], ("a", "b"))
+    metrics, _ = compare(np.array([1]), trained, np.array([[np.nan, 0.5]], np.float32), ["a"], ("a", "b"))
     assert metrics["parity_max_abs_diff"] == np.inf
 
 
@@ -152,4 +154,4 @@ def test_an_operator_that_onnx_lacks_is_named(world):
             return torch.linalg.eigh(rows)[0]
 
     with pytest.raises(StageError, match=r"No ONNX function found.*_linalg_eigh"):
-        onnx_file.trace(Eigen(), np.ones((2, 3, 3), np.float32), schema, 20)
+        trace(Eigen(), np.ones((2, 3, 3), np.float32), schema, 20)

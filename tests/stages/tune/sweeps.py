@@ -37,20 +37,15 @@ class Curve:
     marks: str | None = None
     """Folder where each epoch that is trained leaves a line, in a file for each trial."""
 
-    def __call__(
-        self, number: int, point: dict[str, Any], take: int, pointer: dict[str, Any] | None, report: Any
-    ) -> dict[str, Any]:
-        first = 1 if pointer is None else pointer["epoch"] + 1
+    def __call__(self, number: int, point: dict[str, Any], take: int, report: Any) -> dict[str, Any]:
         accuracy = 0.0
-        for epoch in range(first, EPOCHS + 1):
+        for epoch in range(1, EPOCHS + 1):
             time.sleep(self.epoch_s)
             if self.marks is not None:
                 with (Path(self.marks) / f"{number}").open("a") as stream:
                     stream.write(f"{epoch} {os.getpid()}\n")
             accuracy = height(point) * (1 - 0.5**epoch)
-            report(
-                {"epoch": epoch, "val/accuracy": accuracy, "val/loss": 1 - accuracy}, {"trial": number, "epoch": epoch}
-            )
+            report({"epoch": epoch, "val/accuracy": accuracy, "val/loss": 1 - accuracy})
         return {"values": {"val/accuracy": accuracy, "val/loss": 1 - accuracy}}
 
 
@@ -60,7 +55,7 @@ class Sleep:
 
     seconds: float
 
-    def __call__(self, number: int, point: Any, take: int, pointer: Any, report: Any) -> dict[str, Any]:
+    def __call__(self, number: int, point: Any, take: int, report: Any) -> dict[str, Any]:
         time.sleep(self.seconds)
         return {"values": {"val/accuracy": 0.5}}
 
@@ -71,7 +66,7 @@ class Failing:
 
     all_of_them: bool = True
 
-    def __call__(self, number: int, point: Any, take: int, pointer: Any, report: Any) -> dict[str, Any]:
+    def __call__(self, number: int, point: Any, take: int, report: Any) -> dict[str, Any]:
         if self.all_of_them or number % 2:
             raise ValueError(f"no luck with größe {number % 2}")
         return {"values": {"val/accuracy": 0.5}}
@@ -83,7 +78,7 @@ class DiesOnce:
 
     marks: str
 
-    def __call__(self, number: int, point: Any, take: int, pointer: Any, report: Any) -> dict[str, Any]:
+    def __call__(self, number: int, point: Any, take: int, report: Any) -> dict[str, Any]:
         mark = Path(self.marks) / f"died-{number}"
         report({"epoch": 1, "val/accuracy": 0.1, "val/loss": 0.9})
         if number == 1 and not mark.exists():

@@ -97,7 +97,7 @@ def test_a_limit_of_cpu_hours_counts_what_trials_held(tmp_path):
     assert ended == "0.002 cpu hours"
     assert sweep.spent.cpu_hours == pytest.approx(0.002, abs=2 * LATE_S / 3600)
     held = sum(trial.seconds for trial in sweep.trials) / 3600
-    assert held == pytest.approx(sweep.spent.cpu_hours, rel=0.1)
+    assert held == pytest.approx(sweep.spent.cpu_hours, rel=0.1, abs=2 * LATE_S / 3600)
 
 
 def test_money_is_what_the_nodes_cost(tmp_path):
@@ -141,7 +141,7 @@ def test_a_trial_whose_process_keeps_dying_has_failed(tmp_path):
 class KillsItself:
     """Its process is gone in each attempt."""
 
-    def __call__(self, number, point, take, pointer, report):
+    def __call__(self, number, point, take, report):
         os._exit(1)
 
 
