@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rayml.errors import StageError
+from rayml.ml import surgery
 from rayml.ml.schema import ImageFeature, Schema
 from rayml.ml.torchvision_models import Resize, torchvision_network
 from rayml.ml.transformer import transformer
@@ -34,7 +35,17 @@ class Classifier(nn.Module):
 
 
 def build_model(config: dict[str, Any], schema: Schema, code: str | None) -> Classifier:
-    """The model of a `model` section. StageError where the network does not fit the rows."""
+    """The model of a `model` section, with what passes have changed in it. StageError where it does not fit the rows.
+
+    `config`: the section, and `surgery` beside its keys (rayml.ml.surgery) where passes have changed the network.
+    """
+    model = build_unchanged({key: value for key, value in config.items() if key != "surgery"}, schema, code)
+    surgery.apply(model, config.get("surgery", []))
+    return model
+
+
+def build_unchanged(config: dict[str, Any], schema: Schema, code: str | None) -> Classifier:
+    """The model as its kind makes it."""
     settings = {key: value for key, value in config.items() if key != "kind"}
     if config["kind"] == "callable":
         return build_own(settings["function"], settings["args"], schema, code)

@@ -25,6 +25,9 @@ from rayml.ml.onnx_session import open_session
 from rayml.ml.schema import Schema
 from rayml.ml.usercode import own_line
 
+SCOPES = "pkg.torch.onnx.name_scopes"
+"""Where torch's exporter notes the module that a node came from."""
+
 
 class _WithProbabilities(nn.Module):
     def __init__(self, model: Classifier) -> None:
@@ -55,7 +58,34 @@ def write_onnx(
     graph.producer_version = str(metadata["rayml"])
     helper.set_model_props(graph, {"rayml": json.dumps(metadata, sort_keys=True)})
     onnx.checker.check_model(graph, full_check=True)
+    leave_out_notes(graph)
     onnx.save_model(graph, path)
+
+
+def relabel(source: Path, path: Path, metadata: dict[str, Any]) -> None:
+    """Copy a model file, with another account of what it is. Weights and nodes stay as they are."""
+    model = onnx.load(source)
+    properties = {entry.key: entry.value for entry in model.metadata_props}
+    helper.set_model_props(model, {**properties, "rayml": json.dumps(metadata, sort_keys=True)})
+    onnx.save_model(model, path)
+
+
+def leave_out_notes(model: onnx.ModelProto) -> None:
+    """Take out what exporters note for their own developers: a third of a small file, with paths of this machine.
+
+    Where each node came from (`network.4`) stays, so that a layer can be named.
+    """
+    graph = model.graph
+    for node in graph.node:
+        node.doc_string = ""
+        kept = [entry for entry in node.metadata_props if entry.key == SCOPES]
+        del node.metadata_props[:]
+        node.metadata_props.extend(kept)
+    for value in (*graph.input, *graph.output, *graph.initializer):
+        value.doc_string = ""
+        del value.metadata_props[:]
+    del graph.value_info[:]
+    del graph.metadata_props[:]
 
 
 def trace(

@@ -17,6 +17,8 @@ from rayml.ml.schema import Schema
 from rayml.ml.shards import ShardSet
 
 MODEL_FILE = "model.json"
+LOGITS_FILE = "logits.npy"
+"""What a teacher answers: `[rows, classes] float32` in the canonical order of the rows."""
 BATCH = 256
 
 

@@ -14,6 +14,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from rayml.observe.compress_table import print_compression
 from rayml.observe.events import Event
 from rayml.observe.lines import LINES, gate_line, metrics_line, trial_line
 from rayml.observe.sweep import SweepLog, decision_text
@@ -169,7 +170,7 @@ class LiveWatcher(Watcher):
             row.detail = decision_text(event)
         elif kind in ("progress", "epoch"):
             _follow(row, event)
-        elif kind in ("note", "retry"):
+        elif kind in ("note", "retry", "rung"):
             if row.state == "waiting":
                 row.state, row.started = "running", event["t"]
             row.detail, row.training = LINES[kind](event), None
@@ -252,7 +253,8 @@ def _follow(row: _Row, event: Event) -> None:
 
 
 def conclude(console: Console, result: dict[str, Any]) -> None:
-    """The last lines of a run: the verified prediction, where the report is, or how to go on."""
+    """The last lines of a run: compression, the verified prediction, where the report is, or how to go on."""
+    print_compression(console, result.get("artifacts", {}).get("compress"))
     example = result["endpoint"].get("example")
     if result["status"] == "done" and example:
         sentence = Text.assemble(

@@ -9,8 +9,9 @@ from typing import Any
 from rayml import __version__
 from rayml.artifacts.manifest import digest
 from rayml.errors import PlanError
+from rayml.plan.compressing import resolve_compress
 from rayml.plan.facts import GIB, Facts, code_of, read_facts
-from rayml.plan.plan import ClusterPlan, Decision, NodesPlan, Origin, Plan, Resources, Step
+from rayml.plan.plan import ClusterPlan, Decision, NodesPlan, Origin, Plan, Resources, Step, make_step
 from rayml.plan.training import dump, resolve_train, resolve_workers
 from rayml.plan.tuning import as_part_of_a_trial, build_tune_step, check_fits
 from rayml.spec.check import check_job
@@ -19,7 +20,7 @@ from rayml.spec.job import JobSpec
 from rayml.spec.point import job_document, put_values
 from rayml.spec.space import Point
 from rayml.spec.sweep import first_refusal
-from rayml.spec.tune import EXPORT_METRICS, TuneSpec
+from rayml.spec.tune import COMPRESS_METRICS, EXPORT_METRICS, TuneSpec
 from rayml.spec.words import count
 
 AUTO_OPSET = 20
@@ -29,11 +30,12 @@ INPUTS: dict[str, tuple[str, ...]] = {
     "data": (),
     "tune": ("data",),
     "train": ("data",),
-    "export": ("data", "train"),
+    "compress": ("data", "train"),
+    "export": ("data", "train", "compress"),
     "evaluate": ("data", "export"),
     "serve": ("export",),
 }
-"""Stage to the steps whose artifacts it reads."""
+"""Stage to the steps whose artifacts it reads, where the job has them."""
 
 
 def build_plan(
@@ -57,7 +59,7 @@ def build_plan(
     for stage, names in INPUTS.items():
         if getattr(job, stage) is None:
             continue
-        inputs = {name: keys[name] for name in names}
+        inputs = {name: keys[name] for name in names if name in keys}
         if stage == "tune":
             step = build_tune_step(job, origin, cluster_plan, facts, build_trial(origin, {}))
         else:
@@ -106,8 +108,7 @@ def build_step(
     if stage == "train" and decision is not None and decision.population is not None:
         config["population"] = decision.population
     code = code_of(stage, job, facts)
-    key = digest({"stage": stage, "config": config, "inputs": inputs, "code": code})
-    return Step(name=stage, config=config, policy=policy, inputs=inputs, code=code, key=key, resources=resources)
+    return make_step(stage, config, inputs, code, policy, resources)
 
 
 def build_trial(origin: Origin, values: Point, population: dict[str, Any] | None = None) -> list[Step]:
@@ -133,21 +134,27 @@ def build_trial(origin: Origin, values: Point, population: dict[str, Any] | None
     cluster = whole.model_copy(update={"cpus": own_cpus, "gpus": workers if has_gpus else 0, "nodes": None})
     marked = None if population is None else Decision(trial=-1, values={}, population=population, objectives={}, why="")
     steps: list[Step] = []
-    for stage in ("data", "train", "export")[: 3 if exports(job_tune(job)) else 2]:
+    for stage in trial_stages(job):
         inputs = {step.name: step.key for step in steps if step.name in INPUTS[stage]}
         steps.append(build_step(stage, job, cluster, facts, inputs, marked))
-    steps[1] = as_part_of_a_trial(steps[1])
-    return steps
+    return [as_part_of_a_trial(step) for step in steps]
 
 
 def trial_job(document: dict[str, Any], values: Point) -> tuple[dict[str, Any], JobSpec]:
     """The document and job of a trial. PlanError where the job's rules refuse the values."""
     with_export = {"export": {}, **document}
-    changed = put_values(with_export, values)
+    changed = without_budget(put_values(with_export, values))
     problem = first_refusal(with_export, values, check_job)
     if problem is not None:
         raise PlanError(problem, where="tune.space", hint="write a constraint that leaves such configurations out")
     return changed, JobSpec.model_validate(changed)
+
+
+def without_budget(document: dict[str, Any]) -> dict[str, Any]:
+    """A trial's compression ends with its last rung: what may be lost is weighed between trials, by limits."""
+    if "compress" not in document:
+        return document
+    return {**document, "compress": {**document["compress"], "budget": {}}}
 
 
 def job_tune(job: JobSpec) -> TuneSpec:
@@ -155,10 +162,17 @@ def job_tune(job: JobSpec) -> TuneSpec:
     return job.tune
 
 
-def exports(tune: TuneSpec) -> bool:
-    """Whether trials export their model."""
+def trial_stages(job: JobSpec) -> tuple[str, ...]:
+    """The steps of a trial, as far as the objectives need them."""
+    compresses = job.compress is not None and measures_file(job_tune(job), COMPRESS_METRICS + EXPORT_METRICS)
+    exports = measures_file(job_tune(job), EXPORT_METRICS)
+    return ("data", "train", *("compress",) * compresses, *("export",) * exports)
+
+
+def measures_file(tune: TuneSpec, metrics: tuple[str, ...]) -> bool:
+    """Whether an objective or a limit asks for one of these metrics."""
     asked = [*(objective.metric for objective in tune.objectives), *tune.limits]
-    return any(metric in EXPORT_METRICS for metric in asked)
+    return any(metric in metrics for metric in asked)
 
 
 def resolve_cluster(cluster: ClusterSpec, facts: Facts) -> ClusterPlan:
@@ -244,6 +258,7 @@ def resolve_serve(job: JobSpec, cluster: ClusterPlan, facts: Facts) -> Resolved:
 RESOLVERS = {
     "data": resolve_data,
     "train": resolve_train,
+    "compress": resolve_compress,
     "export": resolve_export,
     "evaluate": resolve_evaluate,
     "serve": resolve_serve,

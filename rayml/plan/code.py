@@ -34,6 +34,10 @@ STAGE_CODE: dict[str, tuple[str, ...]] = {
         "ml/usercode.py",
         "ml/weight_files.py",
     ),
+    "compress": (
+        "stages/compress",
+        "ml/adapters.py",
+    ),
     "export": (
         "stages/export",
         "ml/checkpoint.py",

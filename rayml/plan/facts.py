@@ -16,6 +16,7 @@ from rayml.plan.code import STAGE_CODE, code_digest
 from rayml.plan.deepspeed_check import read_document
 from rayml.plan.sources import fingerprint
 from rayml.spec.cluster import ClusterSpec
+from rayml.spec.compress import Distill
 from rayml.spec.job import JobSpec
 from rayml.spec.model import CallableModel
 from rayml.spec.start import FolderStart, RunStart
@@ -45,6 +46,9 @@ class Facts:
     """What the DeepSpeed file of `strategy.config` holds."""
     warm: tuple[dict[str, Any], ...] = ()
     """Trials of the sweeps that `tune.warm_start` names: `point`, `status` and `values` of each."""
+
+    teachers: dict[str, Weights] = field(default_factory=dict)
+    """The best weights of the runs that passes of the ladder learn from, by run."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,16 @@ def gather_facts(
         start=find_weights(job, base, run_weights),
         deepspeed=read_document(job, base),
         warm=tuple(find_trials(job, run_trials)),
+        teachers=find_teachers(job, run_weights),
     )
+
+
+def find_teachers(job: JobSpec, run_weights: RunWeights | None) -> dict[str, Weights]:
+    """The models that the ladder's students learn from besides the job's own."""
+    ladder = () if job.compress is None else job.compress.ladder
+    runs = [run for each in ladder if isinstance(each, Distill) for run in each.teachers]
+    assert run_weights is not None or not runs, "whoever plans a job with teachers says how to find a run's weights"
+    return {run: run_weights(run) for run in runs} if run_weights else {}
 
 
 def find_trials(job: JobSpec, run_trials: RunTrials | None) -> list[dict[str, Any]]:
@@ -98,7 +111,8 @@ def read_facts(document: dict[str, Any]) -> Facts:
     """The facts that `dataclasses.asdict` wrote down."""
     start = document["start"]
     read = {"start": None if start is None else Weights(**start), "warm": tuple(document["warm"])}
-    return Facts(**{**document, **read})
+    teachers = {run: Weights(**weights) for run, weights in document.get("teachers", {}).items()}
+    return Facts(**{**document, **read, "teachers": teachers})
 
 
 def find_weights(job: JobSpec, base: Path, run_weights: RunWeights | None) -> Weights | None:
@@ -134,7 +148,7 @@ def count_gpus() -> int:
     return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
 
 
-USER_STAGES = ("data", "train", "export")
+USER_STAGES = ("data", "train", "compress", "export")
 """Stages that may run modules of the job's `code:` folder."""
 
 
@@ -147,4 +161,4 @@ def runs_user_code(stage: str, job: JobSpec) -> bool:
     """Whether a stage runs modules of the job's `code:` folder."""
     if stage == "data":
         return job.data.source.kind == "callable"
-    return stage in ("train", "export") and isinstance(job.model, CallableModel)
+    return stage in ("train", "compress", "export") and isinstance(job.model, CallableModel)

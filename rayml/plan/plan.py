@@ -6,6 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from rayml.artifacts.manifest import digest
+
 
 class _Value(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -31,7 +33,7 @@ class Step(_Value):
     """One stage with its resolved configuration."""
 
     name: str
-    """data, tune, train, export, evaluate or serve; also the name of its stage."""
+    """data, tune, train, compress, export, evaluate or serve; also the name of its stage."""
     config: dict[str, Any]
     """What decides the result. Part of the key."""
     policy: dict[str, Any] = {}
@@ -42,6 +44,20 @@ class Step(_Value):
     """Digest of rayml's and the user's code that the step runs."""
     key: str
     resources: Resources
+
+
+def make_step(
+    name: str,
+    config: dict[str, Any],
+    inputs: dict[str, str],
+    code: str,
+    policy: dict[str, Any] | None = None,
+    resources: Resources | None = None,
+) -> Step:
+    """A step with its key."""
+    key = digest({"stage": name, "config": config, "inputs": inputs, "code": code})
+    resources = resources or Resources()
+    return Step(name=name, config=config, policy=policy or {}, inputs=inputs, code=code, key=key, resources=resources)
 
 
 class NodesPlan(_Value):

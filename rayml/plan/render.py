@@ -98,7 +98,7 @@ def resolved_values(plan: Plan, planned: Forecast) -> list[tuple[str, Any]]:
 
 def shown_of(step: Step) -> dict[str, Any]:
     """A step's configuration and policy, without what stands elsewhere: the steps of a trial are the job's own."""
-    hidden = ("trial", "warm") if step.name == "tune" else ()
+    hidden = {"tune": ("trial", "warm"), "compress": ("train", "train_code", "blocks")}.get(step.name, ())
     return {name: value for name, value in {**step.config, **step.policy}.items() if name not in hidden}
 
 

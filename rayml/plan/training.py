@@ -120,6 +120,8 @@ def resolve_recipe(train: TrainSpec, model: str, facts: Facts) -> dict[str, Any]
         "early_stopping": resolve_early_stopping(train),
         "blocks": list(BLOCKS[model] if train.blocks == "auto" else train.blocks),
         "autotune": resolve_autotune(train),
+        "distill": None,
+        "quantize": None,
         "best": resolve_best(train),
     }
 

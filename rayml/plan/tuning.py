@@ -7,7 +7,7 @@ from typing import Any
 from rayml.artifacts.manifest import digest
 from rayml.errors import PlanError
 from rayml.plan.facts import Facts
-from rayml.plan.plan import ClusterPlan, Origin, Plan, Resources, Step
+from rayml.plan.plan import ClusterPlan, Origin, Plan, Resources, Step, make_step
 from rayml.plan.training import dump
 from rayml.spec.job import JobSpec
 from rayml.spec.space import Space, space_of
@@ -59,9 +59,8 @@ def build_tune_step(job: JobSpec, origin: Origin, cluster: ClusterPlan, facts: F
     }
     inputs = {"data": trial[0].key}
     code = facts.code["tune"]
-    key = digest({"stage": "tune", "config": config, "inputs": inputs, "code": code})
     resources = Resources(workers=concurrency, cpus_per_worker=cpus, gpus_per_worker=gpus, ray=True)
-    return Step(name="tune", config=config, policy=policy, inputs=inputs, code=code, key=key, resources=resources)
+    return make_step("tune", config, inputs, code, policy, resources)
 
 
 def dump_section(tune: TuneSpec, name: str) -> Any:
@@ -226,10 +225,14 @@ def check_budget(step: Step, trial_s: float | None) -> None:
 
 
 def as_part_of_a_trial(step: Step) -> Step:
-    """A train step whose one worker is the trial's own process, which has imported torch.
+    """A step in which the one worker that trains is the trial's own process, which has imported torch.
 
     PlanError where its workers are Ray Train's: they would ask for places that the trial itself holds.
     """
+    if step.name == "compress":
+        return step.model_copy(update={"policy": {**step.policy, "train": {**step.policy["train"], **inline(step)}}})
+    if step.name != "train":
+        return step
     if step.policy["launcher"] == "ray_train":
         strategy = step.config["strategy"]["kind"]
         raise PlanError(
@@ -237,6 +240,9 @@ def as_part_of_a_trial(step: Step) -> Step:
             where="train.strategy.kind" if strategy == "parameter_server" else "train.launcher",
             hint="write launcher: processes, and strategy: {kind: ddp} or fsdp",
         )
-    if step.resources.workers > 1:
-        return step
-    return step.model_copy(update={"policy": {**step.policy, "launcher": "inline"}})
+    return step.model_copy(update={"policy": {**step.policy, **inline(step)}})
+
+
+def inline(step: Step) -> dict[str, str]:
+    """The launcher of a trial's training, where it has one worker."""
+    return {"launcher": "inline"} if step.resources.workers == 1 else {}

@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rayml.artifacts.durable import write_atomic
 from rayml.artifacts.store import Store
 from rayml.report import svg, view, words
+from rayml.report.compress_view import compress_view, header_tiles
 from rayml.report.record import Record, collect
 from rayml.report.sweep_view import sweep_view
 
@@ -31,8 +32,9 @@ SECTIONS = {
     "environment": "Environment",
 }
 """Anchor and title, in the order of the page."""
-SWEEP_AFTER = "metrics"
-"""Where the section of a job with a sweep stands."""
+OPTIONAL = {"sweep": "Sweep", "compress": "Compression"}
+"""Sections of jobs that have such a part, in the order of the page."""
+OPTIONAL_AFTER = "metrics"
 
 
 def write_report(run_folder: Path, store: Store) -> Path:
@@ -81,7 +83,7 @@ def render(record: Record) -> str:
         absence=lambda stage: view.absence(record, stage),
         train=view.find_step(record, "train"),
         serve=view.find_step(record, "serve"),
-        tiles=view.tiles(record),
+        tiles=[*header_tiles(record["compress"]), *view.tiles(record)],
         strips=view.strips(record),
         charts=view.charts(record),
         speed=view.speed(record),
@@ -90,6 +92,7 @@ def render(record: Record) -> str:
         balance=view.balance(record),
         waterfall=view.waterfall(record),
         sweep=sweep_view(record["sweep"], record["run"]["id"]),
+        compress=compress_view(record["compress"], view.find_step(record, "compress")),
         lineage=svg.lineage(
             [step["name"] for step in steps],
             [list(step["inputs"]) for step in steps],
@@ -102,11 +105,9 @@ def render(record: Record) -> str:
 
 def sections_of(record: Record) -> dict[str, str]:
     """The sections of this run's page."""
-    if record["sweep"] is None:
-        return SECTIONS
     found = {}
     for anchor, title in SECTIONS.items():
         found[anchor] = title
-        if anchor == SWEEP_AFTER:
-            found["sweep"] = "Sweep"
+        if anchor == OPTIONAL_AFTER:
+            found.update({name: title for name, title in OPTIONAL.items() if record[name] is not None})
     return found

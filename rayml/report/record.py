@@ -13,6 +13,7 @@ from rayml.artifacts.store import Artifact, Store
 from rayml.errors import RaymlError
 from rayml.observe.events import Event, read_events
 from rayml.plan.plan import Plan, Step
+from rayml.report.compress import compress_hop, compress_record
 from rayml.report.sweep import sweep_record
 from rayml.spec.evaluate import parse_gate
 
@@ -41,14 +42,16 @@ def collect(run_folder: Path, store: Store) -> Record:
         if row["status"] in ("done", "cached") and (artifact := store.find(step.name, step.key))
     }
     gates = _gates(plan, events)
+    compress = compress_record(plan, events, artifacts.get("compress"))
     record = {
         "schema_version": RECORD_VERSION,
         "run": _run(plan, events, steps, gates, run_folder.name),
         "cluster": plan.cluster.model_dump(),
         "steps": steps,
-        "promises": _promises(plan, steps, gates, artifacts.get("export")),
+        "promises": _promises(plan, steps, gates, artifacts.get("export"), compress),
         "gates": gates,
         "sweep": sweep_record(plan, events, artifacts.get("tune")),
+        "compress": compress,
         "training": _training(plan, events, artifacts.get("train")),
         "speed": _speed(events, artifacts.get("train")),
         "evaluation": _read_json(artifacts.get("evaluate"), "evaluation.json"),
@@ -176,7 +179,9 @@ def _artifact(artifact: Artifact) -> Record:
     }
 
 
-def _promises(plan: Plan, steps: list[Record], gates: list[Record], export: Artifact | None) -> list[Record]:
+def _promises(
+    plan: Plan, steps: list[Record], gates: list[Record], export: Artifact | None, compress: Record | None
+) -> list[Record]:
     """Each hop of the model from the checkpoint to the endpoint, and how far it was from the checkpoint.
 
     `passed` is null where the hop was not reached.
@@ -185,6 +190,8 @@ def _promises(plan: Plan, steps: list[Record], gates: list[Record], export: Arti
     for step in steps:
         if step["name"] in ("export", "serve"):
             hops.append(_measured_hop(step, [gate for gate in gates if gate["step"] == step["name"]]))
+        elif step["name"] == "compress":
+            hops.append(compress_hop(step, compress))
         elif step["name"] == "evaluate":
             hops.append(_same_file_hop(plan, step, export))
     return hops
@@ -199,6 +206,7 @@ def _measured_hop(step: Record, gates: list[Record]) -> Record:
         "step": step["name"],
         "kind": "measured",
         "difference": step["artifact"]["metrics"].get(PARITY_METRIC) if step["artifact"] else None,
+        "agreement": None,
         "tolerance": parse_gate(bound)[1] if bound else None,
         "samples": step["config"].get("parity", {}).get("samples"),
         "passed": all(verdicts) and not failed if verdicts or failed else None,

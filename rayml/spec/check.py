@@ -10,6 +10,7 @@ from rayml.spec.words import nearest, show
 NEEDS: dict[str, tuple[str, ...]] = {
     "tune": ("train",),
     "train": ("model",),
+    "compress": ("train",),
     "export": ("train",),
     "evaluate": ("export",),
     "serve": ("export",),

@@ -13,6 +13,7 @@ from __future__ import annotations
 import ast
 import itertools
 import operator
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -73,6 +74,12 @@ class Expression:
         return last or not all(conditions)
 
 
+_AT = "_at_"
+_AS_NAME = rf".{_AT}\1"
+_PLACE = re.compile(r"(?<=[A-Za-z_])\.(\d+)(?=\.[A-Za-z_])")
+"""A place in a list within a key, such as `compress.ladder.0.structured`; Python's grammar wants a name there."""
+
+
 def parse_expression(text: str) -> Expression:
     """The constraint that a text says. ValueError, with what fits, where it is not one."""
     if len(text) > MAX_CHARACTERS:
@@ -83,7 +90,7 @@ def parse_expression(text: str) -> Expression:
             raise ValueError(f"{show(text)} is not a constraint; what fits: {_FITS}")
         try:
             # Brackets, so that a line break is no end.
-            tree = ast.parse(f"({part.strip()})", mode="eval").body
+            tree = ast.parse(f"({_PLACE.sub(_AS_NAME, part.strip())})", mode="eval").body
         except (SyntaxError, ValueError, MemoryError, RecursionError):
             raise ValueError(f"{show(text)} is not a constraint; what fits: {_FITS}") from None
         parts.append(tree)
@@ -142,7 +149,7 @@ def _path(node: ast.expr) -> str:
     if isinstance(node, ast.Name):
         return node.id
     if isinstance(node, ast.Attribute):
-        return f"{_path(node.value)}.{node.attr}"
+        return f"{_path(node.value)}.{node.attr.removeprefix(_AT)}"
     raise ValueError(f"`{shorten(ast.unparse(node))}` cannot stand in a constraint; what fits: {_FITS}")
 
 

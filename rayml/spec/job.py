@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from rayml.spec.base import Fits, Spec, Text
+from rayml.spec.compress import CompressSpec
 from rayml.spec.data import DataSpec
 from rayml.spec.evaluate import EvaluateSpec
 from rayml.spec.export import ExportSpec
@@ -15,7 +16,7 @@ from rayml.spec.serve import ServeSpec
 from rayml.spec.train import TrainSpec
 from rayml.spec.tune import TuneSpec
 
-STAGES = ("data", "tune", "train", "export", "evaluate", "serve")
+STAGES = ("data", "tune", "train", "compress", "export", "evaluate", "serve")
 """The sections that are steps, in the order in which they run."""
 
 NAME = r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"
@@ -37,6 +38,7 @@ class JobSpec(Spec):
     """The network that is trained."""
     tune: TuneSpec | None = None
     train: TrainSpec | None = None
+    compress: CompressSpec | None = None
     export: ExportSpec | None = None
     evaluate: EvaluateSpec | None = None
     serve: ServeSpec | None = None

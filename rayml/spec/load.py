@@ -17,6 +17,7 @@ from rayml.spec.cluster import ClusterSpec
 from rayml.spec.job import JobSpec
 from rayml.spec.overrides import override
 from rayml.spec.problems import find, problems_of, truth_values
+from rayml.spec.searching import place_in_file, search_problems, with_search_as_sweep
 from rayml.spec.sweep import sweep_problems
 from rayml.spec.tree import MAX_BYTES, Node, join, parse_yaml, resolve
 from rayml.spec.words import nearest, shorten
@@ -40,10 +41,12 @@ def load_job(path: Path, overrides: Sequence[str] = (), environ: Mapping[str, st
     """
     tree, problems = read_tree(path)
     job = _checked(JobSpec, tree, problems, overrides, environ)
-    contradictions = [(tuple(at.split(".")), what) for at, what in check_job(job)] or sweep_problems(job)
+    contradictions = [(tuple(at.split(".")), what) for at, what in check_job(job)] or search_problems(job)
+    whole = job if contradictions else with_search_as_sweep(job)
+    contradictions = contradictions or [(place_in_file(job, at), what) for at, what in sweep_problems(whole)]
     if contradictions:
         raise _in_order([_contradiction(tree, at, what) for at, what in contradictions])
-    return job
+    return whole
 
 
 def _contradiction(tree: Node, at: tuple[str, ...], what: str) -> Problem:

@@ -15,19 +15,21 @@ from rayml.spec.point import base_values, is_key, job_document, known_keys, put_
 from rayml.spec.problems import problems_of
 from rayml.spec.space import Dimension, Point, Space, ordered, space_of
 from rayml.spec.tree import Node
-from rayml.spec.tune import EPOCH_METRICS, CmaEsSearch, GridSearch, Pb2, Pbt, RangeSpec, TuneSpec
+from rayml.spec.tune import COMPRESS_METRICS, EPOCH_METRICS, CmaEsSearch, GridSearch, Pb2, Pbt, RangeSpec, TuneSpec
 from rayml.spec.words import count, listed, nearest, show
 
 At = tuple[str, ...]
 Found = tuple[At, str]
 """Where in the file, and a sentence."""
 
-SEARCHABLE = ("data", "model", "train")
+SEARCHABLE = ("data", "model", "train", "compress")
 """Sections that a trial runs; what comes after them is the same for every trial."""
 NOT_SEARCHED = {
     "data.source": "trials are compared on the same rows",
     "data.split": "trials are compared on the same rows",
     "data.label": "trials are compared on the same rows",
+    "compress.budget": "it picks from what a trial made; write tune.limits",
+    "compress.prefer": "it picks from what a trial made; write tune.choose",
     "train.start": "what it names is looked at once, before the sweep; write a job for each start",
     "train.strategy.config": "the file is read once, before the sweep; write its values as keys",
     "train.launcher": "a trial's workers stand on one node, whoever starts them",
@@ -48,7 +50,7 @@ def sweep_problems(job: JobSpec) -> list[Found]:
     tune = job.tune
     if tune is None:
         return []
-    found = [*path_problems(tune), *when_problems(tune), *objective_problems(tune), *scheduler_problems(job, tune)]
+    found = [*path_problems(tune), *when_problems(tune), *objective_problems(job, tune), *scheduler_problems(job, tune)]
     expressions, more = constraint_problems(job, tune)
     found += more
     if found:
@@ -67,7 +69,7 @@ def path_problems(tune: TuneSpec) -> Iterator[Found]:
             yield at, f"no such key of a job{f'; did you mean `{near}`?' if near else '; see `rayml schema`'}"
         elif path.partition(".")[0] not in SEARCHABLE:
             yield at, f"a trial runs {listed(SEARCHABLE, 'and')}, and this key changes none of it"
-        elif path in SEARCHABLE[::2]:
+        elif path in EXAMPLES:
             yield at, f"{path} as a whole is not searched; write its keys, such as `{path}.{EXAMPLES[path]}`"
         elif fixed := not_searched(path, tune.space[path]):
             yield at, f"`{fixed}` is not searched: {NOT_SEARCHED[fixed]}"
@@ -76,7 +78,7 @@ def path_problems(tune: TuneSpec) -> Iterator[Found]:
             yield at, f"`{around}` is searched as a whole; write one of the two"
 
 
-EXAMPLES = {"data": "normalize", "train": "batch_size"}
+EXAMPLES = {"data": "normalize", "train": "batch_size", "compress": "ladder.0.structured"}
 
 
 def not_searched(path: str, written: RangeSpec) -> str | None:
@@ -119,12 +121,14 @@ def when_problems(tune: TuneSpec) -> Iterator[Found]:
         yield ("tune", "space"), str(error)
 
 
-def objective_problems(tune: TuneSpec) -> Iterator[Found]:
-    """Objectives that are written twice."""
+def objective_problems(job: JobSpec, tune: TuneSpec) -> Iterator[Found]:
+    """Objectives that are written twice, or that no step of the job measures."""
     names = [objective.metric for objective in tune.objectives]
     for place, name in enumerate(names):
         if name in names[:place]:
             yield ("tune", "objectives", str(place), "metric"), f"`{name}` is an objective already; leave this one out"
+        if name in COMPRESS_METRICS and job.compress is None:
+            yield ("tune", "objectives", str(place), "metric"), "needs a `compress` section, and the file has none"
 
 
 def scheduler_problems(job: JobSpec, tune: TuneSpec) -> Iterator[Found]:

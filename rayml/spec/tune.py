@@ -11,14 +11,24 @@ from rayml.spec.evaluate import Gate
 from rayml.spec.words import listed
 
 Metric = Literal[
-    "val/accuracy", "val/loss", "train/loss", "samples_per_s", "size_bytes", "latency_p50_ms", "latency_p95_ms"
+    "val/accuracy",
+    "val/loss",
+    "train/loss",
+    "samples_per_s",
+    "compress/accuracy",
+    "compress/agreement",
+    "size_bytes",
+    "latency_p50_ms",
+    "latency_p95_ms",
 ]
 
 EPOCH_METRICS = ("val/accuracy", "val/loss", "train/loss", "samples_per_s")
 """What training reports after each epoch; a scheduler can judge by these."""
 EXPORT_METRICS = ("size_bytes", "latency_p50_ms", "latency_p95_ms")
 """What the exported model says, once a trial has trained."""
-HIGHER_IS_BETTER = ("val/accuracy", "samples_per_s")
+COMPRESS_METRICS = ("compress/accuracy", "compress/agreement")
+"""What the compressed model says on the validation rows: its accuracy, and how often it agrees with the one before."""
+HIGHER_IS_BETTER = ("val/accuracy", "samples_per_s", *COMPRESS_METRICS)
 
 Above0 = Annotated[float, Field(gt=0)]
 Number = Annotated[float, Fits("a number")]
@@ -230,7 +240,8 @@ class TuneSpec(Spec):
     """A sweep: train with many configurations, and go on with the best."""
 
     space: Annotated[dict[KeyPath, RangeSpec], Field(min_length=1)]
-    """Key of the job to what it may be. Keys of data (not its source), model, train, and seed."""
+    """Key of the job to what it may be. Keys of data (not its source), model, train and compress, such as
+    `compress.ladder.0.structured`."""
     constraints: tuple[Text, ...] = ()
     """Expressions over keys that have to hold, such as `model.width * train.batch_size <= 4096`."""
     search: Search | Auto = "auto"

@@ -13,10 +13,18 @@ STAGES = {
     "data": "rayml.stages.data.stage:run",
     "tune": "rayml.stages.tune.stage:run",
     "train": "rayml.stages.train.stage:run",
+    "compress": "rayml.stages.compress.stage:run",
     "export": "rayml.stages.export.stage:run",
     "evaluate": "rayml.stages.evaluate.stage:run",
     "serve": "rayml.stages.serve.stage:run",
 }
+
+INNER_STAGES = {
+    "finetune": "rayml.stages.train.stage:run",
+    "teacher": "rayml.stages.compress.teacher:run",
+    "rung": "rayml.stages.compress.rung:run",
+}
+"""Steps that another step has made: what they leave is found again like any artifact."""
 
 PREPARATIONS = {"train": "rayml.stages.train.launchers.table:prepare"}
 """What a stage can start before its step begins."""
@@ -24,7 +32,7 @@ PREPARATIONS = {"train": "rayml.stages.train.launchers.table:prepare"}
 
 def load_stage(name: str) -> Stage:
     """The function that runs a step of this name."""
-    return cast("Stage", _load(STAGES[name]))
+    return cast("Stage", _load({**STAGES, **INNER_STAGES}[name]))
 
 
 def load_preparation(name: str) -> Callable[[Step], None] | None:

@@ -27,7 +27,7 @@ FACTS = Facts(
     gpus=0,
     memory=16 * GIB,
     source="f" * 32,
-    code={stage: stage * 8 for stage in ("data", "train", "export", "evaluate", "serve")},
+    code={stage: stage * 8 for stage in ("data", "train", "compress", "export", "evaluate", "serve")},
 )
 
 
@@ -46,7 +46,9 @@ def test_every_job_is_planned_on_every_cluster(job, cluster):
     spec, where = load_job(job), load_cluster(cluster)
     resolved = build_plan(spec, where, gather_facts(spec, where, job.parent), str(job), job.parent)
     assert [step.name for step in resolved.steps] == [
-        name for name in ("data", "tune", "train", "export", "evaluate", "serve") if getattr(spec, name) is not None
+        name
+        for name in ("data", "tune", "train", "compress", "export", "evaluate", "serve")
+        if getattr(spec, name) is not None
     ]
     assert Plan.model_validate_json(resolved.model_dump_json()) == resolved
     nodes = resolved.cluster.nodes

@@ -15,7 +15,7 @@ from rayml.plan.tuning import check_sweep
 from rayml.spec.load import load_cluster, load_job
 
 ROOT = Path(__file__).parents[2]
-STAGES = ("data", "tune", "train", "export", "evaluate", "serve")
+STAGES = ("data", "tune", "train", "compress", "export", "evaluate", "serve")
 FACTS = Facts(cpus=4, gpus=0, memory=16 * GIB, source="f" * 32, code={stage: stage * 8 for stage in STAGES})
 
 

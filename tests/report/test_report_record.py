@@ -19,6 +19,7 @@ PARTS = {
     "promises": list,
     "gates": list,
     "sweep": (dict, type(None)),
+    "compress": (dict, type(None)),
     "training": (dict, type(None)),
     "speed": (dict, type(None)),
     "evaluation": (dict, type(None)),

@@ -26,7 +26,9 @@ WRONG = [
     ),
     (
         "  space:\n    serve.port: {choice: [80, 81]}\n",
-        ["9: tune.space.serve.port: a trial runs `data`, `model` and `train`, and this key changes none of it"],
+        [
+            "9: tune.space.serve.port: a trial runs `data`, `model`, `train` and `compress`, and this key changes none of it"
+        ],
     ),
     (
         "  space:\n    data.source.name: {choice: [digits, wine]}\n",
@@ -84,8 +86,13 @@ WRONG = [
         SPACE + "  objectives: [{metric: val/acc}]\n",
         [
             '9: tune.objectives.0.metric: "val/acc" is not `val/accuracy`, `val/loss`, `train/loss`, `samples_per_s`, '
-            "`size_bytes`, `latency_p50_ms` or `latency_p95_ms`; did you mean `val/accuracy`?"
+            "`compress/accuracy`, `compress/agreement`, `size_bytes`, `latency_p50_ms` or `latency_p95_ms`; "
+            "did you mean `val/accuracy`?"
         ],
+    ),
+    (
+        SPACE + "  objectives: [{metric: compress/accuracy}]\n",
+        ["9: tune.objectives.0.metric: needs a `compress` section, and the file has none"],
     ),
     (
         SPACE + "  objectives: [{metric: val/loss}, {metric: val/loss}]\n",

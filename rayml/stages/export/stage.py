@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from rayml import __version__
-from rayml.ml.onnx_export import session_outputs, write_onnx
+from rayml.ml.onnx_export import relabel, session_outputs, write_onnx
 from rayml.ml.schema import Schema
 from rayml.ml.shards import load_schema
 from rayml.ml.trained import compare, frozen_sample, load_trained, torch_probabilities
@@ -21,20 +21,27 @@ PARITY_FILE = "parity.npz"
 
 
 def run(step: Step, inputs: Inputs, context: Context) -> Outcome:
-    """Leaves `model.onnx` and `parity.npz`: frozen raw records with the probabilities of the trained model."""
-    schema = load_schema(inputs["data"].path)
-    model = load_trained(inputs["train"].path, schema, context.plan.code)
-    sample_ids, records = frozen_sample(inputs["data"].path, step.config["parity"]["samples"])
-    trained = torch_probabilities(model, records)
+    """Leaves `model.onnx` and `parity.npz`: frozen raw records with the probabilities of the model before this hop.
 
+    That is the trained model, or what the compress step chose: its file is taken as it was measured.
+    """
+    schema = load_schema(inputs["data"].path)
+    sample_ids, records = frozen_sample(inputs["data"].path, step.config["parity"]["samples"])
     torch.set_num_threads(step.resources.cpus_per_worker)
     path = context.out / ONNX_FILE
     described = metadata(step, inputs, context, schema)
-    write_onnx(model, records[:2], schema, step.config["opset"], described, path, context.plan.code)
-    np.savez(context.out / PARITY_FILE, sample_ids=sample_ids, inputs=records, probabilities=trained)
+    if "compress" in inputs:
+        source = inputs["compress"].path / ONNX_FILE
+        _, expected = session_outputs(source, schema.feature.name, records)
+        relabel(source, path, described)
+    else:
+        model = load_trained(inputs["train"].path, schema, context.plan.code)
+        expected = torch_probabilities(model, records)
+        write_onnx(model, records[:2], schema, step.config["opset"], described, path, context.plan.code)
+    np.savez(context.out / PARITY_FILE, sample_ids=sample_ids, inputs=records, probabilities=expected)
     labels, exported = session_outputs(path, schema.feature.name, records)
 
-    metrics, worst = compare(sample_ids, trained, exported, labels, schema.classes)
+    metrics, worst = compare(sample_ids, expected, exported, labels, schema.classes)
     metrics["size_bytes"] = float(path.stat().st_size)
     metrics |= measure_latency(path, schema.feature.name, records[:1])
     facts = {
@@ -54,6 +61,8 @@ def run(step: Step, inputs: Inputs, context: Context) -> Outcome:
 
 def metadata(step: Step, inputs: Inputs, context: Context, schema: Schema) -> dict[str, Any]:
     """What the file says of itself, so that it can be served and traced without anything beside it."""
+    compressed = inputs.get("compress")
+    chosen = {} if compressed is None else {"key": compressed.manifest.key, "metrics": compressed.manifest.metrics}
     return {
         "rayml": __version__,
         "model": step.config["name"],
@@ -62,5 +71,6 @@ def metadata(step: Step, inputs: Inputs, context: Context, schema: Schema) -> di
         "opset": step.config["opset"],
         "data": {"key": step.inputs["data"], "source": inputs["data"].manifest.config["fingerprint"]},
         "train": {"key": step.inputs["train"], "metrics": inputs["train"].manifest.metrics},
+        **({"compress": chosen} if chosen else {}),
         "schema": schema.model_dump(mode="json"),
     }

@@ -122,6 +122,7 @@ def read(
                 labels=torch.from_numpy(labels).to(device, non_blocking=True),
                 weight=1 / (stop - start) if len(indices) else 0.0,
                 padding=missing if len(indices) else 0,
+                soft=None if training.soft is None else torch.from_numpy(training.soft[rows]).to(device),
             )
         )
         if strategy.counts:

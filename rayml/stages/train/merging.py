@@ -1,4 +1,4 @@
-"""From weights with an adapter to those of the model that the job names."""
+"""From the weights that were trained to those of the model that the job names."""
 
 from __future__ import annotations
 
@@ -12,9 +12,18 @@ from torch import Tensor
 from rayml.ml.adapters import add_adapter, merge_adapter
 from rayml.ml.models import build_model
 from rayml.ml.shards import ShardSet, load_schema
+from rayml.stages.train.fake_quant import RANGE
+from rayml.stages.train.matching import MATCHING
 
 ROWS = 32
 """Rows of the validation split for which the answers before and after are compared."""
+
+
+def without_helpers(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights without those that only training needed: projections to a teacher, ranges of fake quantization."""
+    return {
+        name: each for name, each in weights.items() if not name.startswith(f"{MATCHING}.") and f".{RANGE}." not in name
+    }
 
 
 def without_adapter(

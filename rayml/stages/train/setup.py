@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rayml.ml import order
@@ -19,8 +20,12 @@ from rayml.ml.models import Classifier, build_model
 from rayml.ml.pretrained import load_start
 from rayml.ml.schema import Schema
 from rayml.ml.shards import ShardSet, load_schema
+from rayml.ml.trained import load_trained
 from rayml.stages.api import Emit
 from rayml.stages.train.averaging import Average, build_average
+from rayml.stages.train.distill import build_distillation, open_logits
+from rayml.stages.train.fake_quant import add_fake_quantization
+from rayml.stages.train.matching import add_matching, has_matches
 from rayml.stages.train.modules import compute_twice
 from rayml.stages.train.optimizers import build_optimizer
 from rayml.stages.train.schedules import Schedule
@@ -49,6 +54,8 @@ class Training:
     strategy: Strategy
     schedule: Schedule
     average: Average | None
+    soft: NDArray[np.float32] | None = None
+    """`[rows, classes]` logits of the teacher for the rows of `train_set`, mapped."""
     stepped: bool = False
     """Whether this process has made an optimizer step."""
     fewest_rows: int = 1
@@ -68,12 +75,14 @@ def assemble(config: LoopConfig, seat: Seat, emit: Emit) -> Training:
     schema = load_schema(data)
     train_set = ShardSet.open(data, *TRAINED_ON[train["rows"]])
     steps_per_epoch = -(-len(train_set) // train["batch_size"])
+    soft = None if train["distill"] is None else open_logits(config.teacher, len(train_set), len(schema.classes))
     model = make_model(config, schema, emit)
     return Training(
         config=config,
         seat=seat,
         generator=device_generator(seat.device),
         train_set=train_set,
+        soft=soft,
         val_set=ShardSet.open(data, "val"),
         expected_ids=order.fingerprint(train_set.sample_ids),
         model=model,
@@ -99,9 +108,18 @@ def make_model(config: LoopConfig, schema: Schema, emit: Emit) -> Classifier:
         emit("fact", name="adapter", value=asdict(adapted))
     if train["channels_last"]:
         use_channels_last(model)
-    if train["activation_checkpointing"]:
+    if train["quantize"] is not None:
+        left_out = "; activation_checkpointing is left out" if train["activation_checkpointing"] else ""
+        emit("note", text=add_fake_quantization(model, train["quantize"]) + left_out)
+    # Computed twice, a layer would count each batch twice in its range, and round otherwise at the second time.
+    if train["activation_checkpointing"] and train["quantize"] is None:
         compute_twice(model, train["blocks"])
-    if train["compile"]:
+    if config.teacher is not None and has_matches(train["distill"]):
+        teacher = load_trained(Path(config.teacher), schema, config.code)
+        # The hooks that read the layers of two networks do not survive it.
+        left_out = "; compile is left out" if train["compile"] else ""
+        emit("note", text=add_matching(model, teacher, train["distill"], train["strategy"]["kind"], schema) + left_out)
+    elif train["compile"]:
         model.compile()
     return model
 
@@ -123,6 +141,7 @@ def build_recipe(train: dict[str, Any], schema: Schema, counts: list[int], code:
         clip_norm=train["clip"]["norm"],
         clip_value=train["clip"]["value"],
         l1=train["l1"],
+        distill=build_distillation(train["distill"], len(schema.classes)),
         on_nonfinite=train["on_nonfinite"],
     )
 

@@ -24,15 +24,16 @@ def run(step: Step, inputs: Inputs, context: Context) -> Outcome:
     """Train on the canonical shards; leave the best weights, the last checkpoint, the model's description, history."""
     checkpoints = context.work / "checkpoints"
     checkpoints.mkdir(exist_ok=True)
-    told = fit(step, inputs["data"].path, checkpoints, context)
+    teacher = str(inputs["teacher"].path) if "teacher" in inputs else None
+    told = fit(step, inputs["data"].path, checkpoints, context, teacher)
     history, best_epoch = collect(step, inputs["data"].path, checkpoints, context.out, context.plan.code)
     keep_estimate(step, inputs["data"], context)
     metrics, facts = summarize(step, history, best_epoch)
     return Outcome(metrics, facts | told)
 
 
-def fit(step: Step, data: Path, checkpoints: Path, context: Context) -> dict[str, Any]:
-    """Run the loop on every worker; the facts that the first one told.
+def fit(step: Step, data: Path, checkpoints: Path, context: Context, teacher: str | None = None) -> dict[str, Any]:
+    """Run the loop on every worker; the facts that the first one told. `teacher`: folder of the answers to learn.
 
     Raises:
         WorkerLost: a process died.
@@ -48,7 +49,7 @@ def fit(step: Step, data: Path, checkpoints: Path, context: Context) -> dict[str
 
     context.emit("note", text=f"starting {count(step.resources.workers, 'worker')}")
     order = Order(
-        loop=loop_config(step, data, checkpoints, context),
+        loop={**loop_config(step, data, checkpoints, context), "teacher": teacher},
         resources=step.resources,
         logs=context.run_folder / "logs",
         storage=context.work / "launcher",
@@ -92,12 +93,12 @@ def fetch_start(step: Step, context: Context) -> str | None:
 def collect(step: Step, data: Path, checkpoints: Path, out: Path, code: str | None) -> tuple[list[dict[str, Any]], int]:
     """Leave the artifact's files; the history, and which epoch was the best."""
     from rayml.ml.checkpoint import MODEL, newest_checkpoint, read_checkpoint, save_weights
-    from rayml.stages.train.merging import without_adapter
+    from rayml.stages.train.merging import without_adapter, without_helpers
 
     last, _ = newest_checkpoint(checkpoints)
     assert last is not None, "training ended without an error and without a checkpoint"
     best = read_checkpoint(checkpoints / last.state["best_checkpoint"])
-    weights = {**best.tensors(MODEL), **best.tensors("average")}
+    weights = without_helpers({**best.tensors(MODEL), **best.tensors("average")})
     if step.config["adapter"] is not None:
         weights = without_adapter(step.config, weights, data, code)
     save_weights(out, weights)

@@ -29,6 +29,8 @@ class LoopConfig:
     code: str | None
     start: str | None = None
     """Folder of the weights to start from."""
+    teacher: str | None = None
+    """Folder of the answers to learn (rayml.stages.train.distill), and of the teacher where its layers are matched."""
     profile: dict[str, Any] | None = None
     """`steps`, `wait` and `trace`, the file for torch's trace; None: nothing is watched."""
     gpu_memory_fraction: float | None = None

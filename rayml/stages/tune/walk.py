@@ -12,7 +12,7 @@ from rayml.artifacts.store import Artifact
 from rayml.ml.checkpoint import newest_checkpoint
 from rayml.plan.build import build_trial
 from rayml.plan.plan import Origin, Step
-from rayml.spec.tune import EPOCH_METRICS, EXPORT_METRICS
+from rayml.spec.tune import COMPRESS_METRICS, EPOCH_METRICS, EXPORT_METRICS
 from rayml.stages.api import Execute
 from rayml.stages.tune.worker import Report
 
@@ -47,6 +47,9 @@ class Walk:
                 made[step.name] = self.execute(step, inputs, ignore)
         found = {name: value for artifact in made.values() for name, value in artifact.manifest.metrics.items()}
         values = {name: found[name] for name in (*EPOCH_METRICS, *EXPORT_METRICS) if name in found}
+        if "compress" in made:
+            told = made["compress"].manifest.metrics
+            values |= {name: told[name.removeprefix("compress/")] for name in COMPRESS_METRICS}
         return {"values": values, "keys": {step.name: step.key for step in steps if step.name != "data"}}
 
     def train(self, step: Step, inputs: dict[str, Artifact], report: Report) -> Artifact:

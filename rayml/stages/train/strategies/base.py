@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rayml.ml.models import Classifier
+from rayml.stages.train.distill import Distillation
 
 LossSum = Callable[[Tensor, Tensor], Tensor]
 """`[batch, classes]` logits and `[batch] int64` labels to the loss summed over the rows, a scalar."""
@@ -40,11 +41,20 @@ class MicroBatch:
     the rank has no row of its own and takes part with one that does not count."""
     padding: int = 0
     """Rows at the end that go through the network and not into the loss: batch norm cannot take a single row."""
+    soft: Tensor | None = None
+    """`[rows, classes] float32` logits of the teacher on the device; None where there is none."""
 
     def counted(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and labels of the rows that go into the loss. There may be more logits than labels."""
         rows = len(self.labels) - self.padding
         return logits[:rows], self.labels[:rows]
+
+    def loss(self, recipe: Recipe, logits: Tensor) -> Tensor:
+        """The loss summed over the rows that count, a scalar: on the labels, and on the teacher where there is one."""
+        logits, labels = self.counted(logits)
+        if recipe.distill is None:
+            return recipe.loss(logits, labels)
+        return recipe.distill(recipe.loss, logits, labels, None if self.soft is None else self.soft[: len(labels)])
 
 
 @dataclass(frozen=True)
@@ -67,6 +77,8 @@ class Recipe:
     """Largest magnitude of a gradient's element."""
     l1: float = 0.0
     """Weight of the sum of the parameters' magnitudes in the loss."""
+    distill: Distillation | None = None
+    """How a teacher's answers come into the loss."""
     on_nonfinite: str = "raise"
     """raise: the loop stops at a loss that is not a number; skip: a step with such gradients is left out."""
 

@@ -74,7 +74,7 @@ class DeepSpeed:
         total: Tensor | None = None
         for left, batch in zip(range(len(batches) - 1, -1, -1), batches, strict=True):
             self.engine.set_gradient_accumulation_boundary(left == 0)
-            loss = self.recipe.loss(*batch.counted(self.engine(batch.features).float()))
+            loss = batch.loss(self.recipe, self.engine(batch.features).float())
             # The engine takes the mean over the ranks; over the micro-batches the weights have taken it.
             self.engine.backward(loss * (batch.weight * self.data_size), scale_wrt_gas=False)
             if batch.weight:

@@ -85,7 +85,7 @@ class Eager:
             with self.synchronize(last=left == 0):
                 with self.autocast:
                     logits = self.forward(batch.features)
-                loss = self.recipe.loss(*batch.counted(logits.float()))
+                loss = batch.loss(self.recipe, logits.float())
                 (loss * (batch.weight * mean)).backward()  # type: ignore[no-untyped-call]
             if batch.weight and self.counts:
                 total = loss.detach() if total is None else total + loss.detach()

@@ -11,6 +11,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
 from rayml.ml.models import Classifier
+from rayml.stages.train.matching import MATCHING
 from rayml.stages.train.modules import blocks
 from rayml.stages.train.placed import laid_out_like_all
 from rayml.stages.train.strategies.base import Seat
@@ -42,6 +43,8 @@ class Fsdp(Eager):
                 fully_shard(module, **settings)
             # The network and not the whole model: it takes the preprocessed floats, which are cast at its door.
             fully_shard(model.network, **settings)
+            if hasattr(model, MATCHING):
+                fully_shard(model.get_submodule(MATCHING), **settings)
         return model
 
     def make_mesh(self) -> DeviceMesh:

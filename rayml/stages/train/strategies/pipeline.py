@@ -101,7 +101,7 @@ class Pipeline(Eager):
 
     def loss_of(self, logits: Tensor, batch: MicroBatch) -> Tensor:
         """The loss of a micro-batch without the rows that fill it up. Called on the last stage."""
-        loss = self.recipe.loss(*batch.counted(logits))
+        loss = batch.loss(self.recipe, logits)
         if batch.weight:
             self.total += loss.detach()
         return loss * (batch.weight * self.scale.value)

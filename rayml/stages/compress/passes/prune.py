@@ -1,0 +1,235 @@
+"""`prune`: channels, units and heads are taken out of the network, or single weights set to 0 in place."""
+
+from __future__ import annotations
+
+import copy
+import gzip
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rayml.errors import StageError
+from rayml.ml.models import Classifier
+from rayml.ml.networks import head_name
+from rayml.ml.shards import ShardSet
+from rayml.ml.surgery import record_resized
+from rayml.spec.words import nearest
+from rayml.stages.compress.api import Made, Work
+
+WHERE = "compress.ladder"
+TAYLOR_ROWS = 512
+LANES = 8
+"""Channels that one instruction of a processor takes together."""
+WIDE = 32
+PRUNABLE = (nn.Linear, nn.Conv1d, nn.Conv2d)
+ZEROS = (
+    "The zeros stay in the file and are multiplied: ONNX Runtime has no sparse kernels for processors, so size, memory"
+    " and speed are what they were. 2:4 is faster only on NVIDIA's sparse tensor cores, through TensorRT."
+)
+
+
+def run(work: Work) -> Made:
+    """Take away what the section says, and train what is left.
+
+    Raises:
+        StageError: a pattern names no layer, nothing can be taken out, or the dependency graph cannot take the network.
+    """
+    return shrink(work) if work.config["structured"] is not None else mask(work)
+
+
+def shrink(work: Work) -> Made:
+    """Fewer channels, units and heads: layers, file and work become smaller (DepGraph, arXiv 2301.12900)."""
+    config = work.config
+    network = work.parent.network(work.schema, work.code)
+    base, surgery = split_surgery(work.parent.config)
+    before = layer_sizes(network)
+    weights = dict(network.state_dict())
+    model = work.parent.config
+    kept = 1 - config["structured"]
+    for number in range(1, config["rounds"] + 1):
+        share = 1 - kept ** (1 / config["rounds"])
+        whole = copy.deepcopy(network)
+        take_out(network, share, work)
+        edit = record_resized(whole, network)
+        if not edit["tensors"]:
+            raise StageError(
+                f"a share of {share:.2g} takes no channel out of any layer",
+                where=WHERE,
+                hint="write a larger `structured`, fewer `rounds`, or a smaller `multiple`",
+            )
+        surgery = [*surgery, edit]
+        model = {**base, "surgery": surgery}
+        weights = dict(network.state_dict())
+        if config["finetune"]["epochs"]:
+            work.note(f"round {number} of {config['rounds']}: {parameters(network):,} parameters are left")
+            weights = work.train(model, weights, training(config, config["rounds"]))
+            network.load_state_dict(weights)
+            network.eval()
+    after = layer_sizes(network)
+    layers = {name: {"before": before[name], "after": after[name]} for name in before if before[name] != after[name]}
+    facts = {"layers": layers, "importance": config["importance"], "scope": config["scope"]}
+    return Made(config=model, weights=weights, facts=facts)
+
+
+def split_surgery(model: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """A `model` section without its edits, and the edits."""
+    return {key: value for key, value in model.items() if key != "surgery"}, list(model.get("surgery", []))
+
+
+def take_out(model: Classifier, share: float, work: Work) -> None:
+    """Prune the network in place."""
+    import torch_pruning as tp
+
+    config = work.config
+    ignored = [head_of(model), *named(model, config["keep"])]
+    refuse_tied(model)
+    records, _ = ShardSet.open(work.data, "train").rows(0, 2)
+    inputs = model.resize(model.preprocess(torch.from_numpy(np.array(records))))
+    importance = {
+        "magnitude": lambda: tp.importance.GroupMagnitudeImportance(p=2),
+        "taylor": tp.importance.GroupTaylorImportance,
+        "bn_scale": tp.importance.BNScaleImportance,
+    }[config["importance"]]()
+    if config["importance"] == "bn_scale" and not any(isinstance(each, nn.BatchNorm2d) for each in model.modules()):
+        raise StageError(
+            "bn_scale ranks channels by the scale of their batch norm, and the network has none",
+            where=WHERE,
+            hint="write importance: magnitude or taylor",
+        )
+    try:
+        pruner = tp.pruner.MetaPruner(
+            model.network,
+            inputs,
+            importance=importance,
+            pruning_ratio=share,
+            global_pruning=config["scope"] == "global",
+            ignored_layers=ignored,
+            round_to=multiple_of(model, config["multiple"]),
+        )
+        if config["importance"] == "taylor":
+            accumulate_gradients(model, work)
+        pruner.step()
+        model.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            model.network(inputs)
+    except StageError:
+        raise
+    except Exception as error:
+        raise StageError(
+            f"the network cannot be pruned as it stands: {' '.join(str(error).split())[:300]}",
+            where=WHERE,
+            hint="name the layers around it in `keep`, or use `factorize` or `distill`, which need no dependency graph",
+        ) from error
+
+
+def head_of(model: Classifier) -> nn.Module:
+    """The layer that gives one number for each class."""
+    name = head_name(model)
+    return model.get_submodule(name) if name else list(model.modules())[-1]
+
+
+def named(model: Classifier, patterns: list[str]) -> list[nn.Module]:
+    """The layers that patterns name. StageError for a pattern that names none."""
+    layers = {name: each for name, each in model.named_modules() if isinstance(each, PRUNABLE)}
+    found = []
+    for pattern in patterns:
+        names = [name for name in layers if fnmatchcase(name, pattern)]
+        if not names:
+            near = nearest(pattern, list(layers))
+            hint = f"did you mean `{near}`?" if near else f"its layers: {', '.join(list(layers)[:8])}"
+            raise StageError(f"no layer is called `{pattern}`", where=f"{WHERE}.keep", hint=hint)
+        found += [layers[name] for name in names]
+    return found
+
+
+def refuse_tied(model: Classifier) -> None:
+    """StageError where two layers use the same weights: what one loses, the other would."""
+    owners: dict[int, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        first = owners.setdefault(id(parameter), name)
+        if first != name:
+            raise StageError(
+                f"`{first}` and `{name}` are the same weights, and channels cannot be taken out of one of them",
+                where=WHERE,
+                hint="untie them in the network, or use `distill` with a smaller student",
+            )
+
+
+def multiple_of(model: Classifier, multiple: int | str) -> int:
+    """What is left of a layer is a multiple of this."""
+    heads = {each.head_width for each in model.modules() if hasattr(each, "head_width")}
+    if heads:
+        return int(np.lcm.reduce([*heads, 1 if multiple == "auto" else int(multiple)]))
+    if multiple != "auto":
+        return int(multiple)
+    grouped = any(isinstance(each, nn.GroupNorm) for each in model.modules())
+    narrow = min(each.weight.shape[0] for each in model.modules() if isinstance(each, PRUNABLE) and each is not None)
+    wide = max(each.weight.shape[0] for each in model.modules() if isinstance(each, PRUNABLE))
+    return LANES if not grouped and wide >= WIDE and narrow >= LANES else 1
+
+
+def accumulate_gradients(model: Classifier, work: Work) -> None:
+    """Gradients of the loss on training rows (Molchanov et al., arXiv 1906.10771)."""
+    rows = ShardSet.open(work.data, "train")
+    records, labels = rows.gather(np.linspace(0, len(rows) - 1, min(TAYLOR_ROWS, len(rows)), dtype=np.int64))
+    for start in range(0, len(records), 64):
+        part = slice(start, start + 64)
+        loss = functional.cross_entropy(model(torch.from_numpy(records[part])), torch.from_numpy(labels[part]))
+        loss.backward()  # type: ignore[no-untyped-call]
+
+
+def layer_sizes(model: nn.Module) -> dict[str, list[int]]:
+    """Name of each layer to the shape of its weights."""
+    return {name: list(each.weight.shape) for name, each in model.named_modules() if isinstance(each, PRUNABLE)}
+
+
+def parameters(model: nn.Module) -> int:
+    return sum(each.numel() for each in model.parameters())
+
+
+def training(config: dict[str, Any], parts: int = 1) -> dict[str, Any]:
+    """What is not as in the train section, for one of several parts."""
+    finetune = config["finetune"]
+    settings: dict[str, Any] = {"epochs": max(1, finetune["epochs"] // parts)}
+    settings |= {key: finetune[key] for key in ("optimizer", "schedule", "batch_size") if finetune[key] is not None}
+    if finetune["teacher"] == "uncompressed":
+        settings["distill"] = {
+            "temperature": finetune["temperature"],
+            "hard": finetune["hard"],
+            "features": None,
+            "attention": None,
+        }
+    return settings
+
+
+def mask(work: Work) -> Made:
+    """Set weights to 0 where they stand. Shown for what it is: nothing becomes smaller or faster."""
+    network = work.parent.network(work.schema, work.code)
+    layers = [each for each in network.modules() if isinstance(each, PRUNABLE) and each is not head_of(network)]
+    kept = named(network, work.config["keep"])
+    with torch.no_grad():
+        for layer in layers:
+            if all(layer is not each for each in kept):
+                layer.weight.mul_(mask_of(layer.weight, work.config))
+    weights = dict(network.state_dict())
+    zeros = sum(int((each.weight == 0).sum()) for each in layers)
+    packed = len(gzip.compress(b"".join(each.numpy().tobytes() for each in weights.values())))
+    facts = {"zeros": zeros / max(1, parameters(network)), "gzip_bytes": packed, "what_it_brings": ZEROS}
+    return Made(config=work.parent.config, weights=weights, facts=facts, masked=True)
+
+
+def mask_of(weight: Tensor, config: dict[str, Any]) -> Tensor:
+    """1 for the weights that stay and 0 for the others, of the same shape."""
+    size = weight.abs()
+    if config["pattern"] is None:
+        gone = int(config["unstructured"] * size.numel())
+        return (size > size.flatten().kthvalue(gone).values).float() if gone else torch.ones_like(size)
+    flat = size.flatten(1)
+    padded = functional.pad(flat, (0, -flat.shape[1] % 4))
+    groups = padded.unflatten(1, (-1, 4))
+    stays = torch.zeros_like(groups).scatter_(2, groups.topk(2, dim=2).indices, 1.0)
+    return stays.flatten(1)[:, : flat.shape[1]].reshape(weight.shape)

@@ -1,0 +1,1 @@
+"""Parts of the pass `quantize`, one scheme or one subject a file."""
