@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ast
+import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -173,7 +173,7 @@ def match_modules(model: Classifier, records: NDArray[Any], graph: onnx.GraphPro
 def module_of(node: NodeProto) -> str:
     """Name of the innermost module that a node stands in; "" where the file does not say."""
     scopes = next((entry.value for entry in node.metadata_props if entry.key == SCOPES), "[]")
-    modules: list[str] = ast.literal_eval(scopes)[:-1]
+    modules: list[str] = json.loads(scopes.replace("'", '"'))[:-1]
     return modules[-1].removeprefix(WRAPPER) if modules else ""
 
 

@@ -121,7 +121,8 @@ def check_external(tensor: onnx.TensorProto, path: Path) -> int:
         raise refused(f"tensor `{tensor.name}` has its data outside of the model's folder: `{location}`", path)
     if not target.is_file():
         raise refused(f"tensor `{tensor.name}` has its data in `{location}`, which is missing", path)
-    return target.stat().st_size
+    size: int = target.stat().st_size
+    return size
 
 
 def check_signature(model: onnx.ModelProto, schema: Schema, path: Path) -> None:

@@ -5,6 +5,7 @@ A `model` section with `surgery` is built as its kind says, and then each edit i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -87,5 +88,69 @@ def resize(model: nn.Module, edit: Edit) -> None:
             module.register_buffer(leaf, new, persistent=leaf not in module._non_persistent_buffers_set)
 
 
-EDITS = {"resized": resize}
+def factorize(model: nn.Module, edit: Edit) -> None:
+    """Put two thin layers in the place of one."""
+    for name, settings in edit["modules"].items():
+        replace(model, name, thin(find(model, name), settings["rank"]))
+
+
+def thin(layer: nn.Module, rank: int) -> nn.Sequential:
+    """Two layers of a rank that take and give what one layer did. StageError for a layer of another kind."""
+    if isinstance(layer, nn.Linear):
+        has_bias = layer.bias is not None
+        return nn.Sequential(
+            nn.Linear(layer.in_features, rank, bias=False), nn.Linear(rank, layer.out_features, bias=has_bias)
+        )
+    if isinstance(layer, nn.Conv2d) and layer.groups == 1:
+        return nn.Sequential(
+            nn.Conv2d(
+                layer.in_channels,
+                rank,
+                layer.kernel_size,  # type: ignore[arg-type]
+                stride=layer.stride,  # type: ignore[arg-type]
+                padding=layer.padding,  # type: ignore[arg-type]
+                dilation=layer.dilation,  # type: ignore[arg-type]
+                bias=False,
+            ),
+            nn.Conv2d(rank, layer.out_channels, 1, bias=layer.bias is not None),
+        )
+    what = f"a {type(layer).__name__} is not made of two thin layers"
+    raise StageError(what, where=WHERE, hint="linear layers and convolutions without groups are")
+
+
+class Repeated(nn.Module):
+    """One block that runs several times, in the place of as many blocks."""
+
+    def __init__(self, block: nn.Module, times: int) -> None:
+        super().__init__()
+        self.block = block
+        self.times = times
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        for _ in range(self.times):
+            values = self.block(values)
+        return values
+
+
+def share(model: nn.Module, edit: Edit) -> None:
+    """Let the first block of each group run in the place of all of them."""
+    for group in edit["groups"]:
+        first = find(model, group[0])
+        for name in group[1:]:
+            replace(model, name, nn.Identity())
+        replace(model, group[0], Repeated(first, len(group)))
+
+
+def replace(model: nn.Module, name: str, new: nn.Module) -> None:
+    """Put a module in the place of the one that has a name."""
+    find(model, name)
+    above, _, leaf = name.rpartition(".")
+    setattr(find(model, above), leaf, new)
+
+
+EDITS: dict[str, Callable[[nn.Module, Edit], None]] = {
+    "resized": resize,
+    "factorized": factorize,
+    "shared": share,
+}
 """Kind of edit to what makes it."""

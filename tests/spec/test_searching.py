@@ -69,7 +69,7 @@ def test_a_fault_is_told_at_its_line(tmp_path, search, said):
 
 
 def test_beside_a_sweep_it_is_refused(tmp_path):
-    with pytest.raises(SpecError, match="the job has a `tune` section too; write these keys into tune.space"):
+    with pytest.raises(SpecError, match=r"the job has a `tune` section too; write these keys into tune\.space"):
         load(
             tmp_path, "    space: {ladder.0.structured: {choice: [0.2]}}\ntune: {space: {model.width: {choice: [8]}}}\n"
         )

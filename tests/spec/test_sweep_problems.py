@@ -27,7 +27,8 @@ WRONG = [
     (
         "  space:\n    serve.port: {choice: [80, 81]}\n",
         [
-            "9: tune.space.serve.port: a trial runs `data`, `model`, `train` and `compress`, and this key changes none of it"
+            "9: tune.space.serve.port: a trial runs `data`, `model`, `train` and `compress`, and this key changes "
+            "none of it"
         ],
     ),
     (

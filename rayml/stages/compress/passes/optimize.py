@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
 from rayml.errors import StageError
@@ -28,7 +29,7 @@ def run(work: Work) -> Made:
     parent, path = onnx.load(work.parent.onnx), work.out / "model.onnx"
     wanted = has_attention(parent) if work.config["transformer"] == "auto" else work.config["transformer"]
     with tempfile.TemporaryDirectory() as folder:
-        source, fused = work.parent.onnx, {}
+        source, fused = work.parent.onnx, dict[str, int]()
         if wanted:
             source, fused = fuse(source, Path(folder) / "fused.onnx")
         rewrite(source, path, work.config["level"])
@@ -98,7 +99,7 @@ def rewrite(source: Path, path: Path, level: str) -> None:
 
 def fastest(work: Work, path: Path) -> dict[str, Any]:
     """The settings with the smallest median latency of one row, in ms, measured in turns."""
-    rows = ShardSet.open(work.data, "train").gather([0])[0]
+    rows = ShardSet.open(work.data, "train").gather(np.zeros(1, dtype=np.int64))[0]
     choices = [
         (threads, arena, execution)
         for threads in sorted({1, work.threads})
@@ -129,6 +130,9 @@ def session_of(path: Path, threads: int, arena: bool, execution: str) -> Any:
     options.enable_cpu_mem_arena = arena
     options.execution_mode = getattr(onnxruntime.ExecutionMode, f"ORT_{execution.upper()}")
     options.log_severity_level = 3
+    # Idle threads of one session would take the processor from the session that is measured.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 

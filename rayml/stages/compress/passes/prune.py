@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import gzip
-from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -17,15 +16,14 @@ from rayml.ml.models import Classifier
 from rayml.ml.networks import head_name
 from rayml.ml.shards import ShardSet
 from rayml.ml.surgery import record_resized
-from rayml.spec.words import nearest
 from rayml.stages.compress.api import Made, Work
+from rayml.stages.compress.finetuning import LAYERS, named_layers, training
 
 WHERE = "compress.ladder"
 TAYLOR_ROWS = 512
 LANES = 8
 """Channels that one instruction of a processor takes together."""
 WIDE = 32
-PRUNABLE = (nn.Linear, nn.Conv1d, nn.Conv2d)
 ZEROS = (
     "The zeros stay in the file and are multiplied: ONNX Runtime has no sparse kernels for processors, so size, memory"
     " and speed are what they were. 2:4 is faster only on NVIDIA's sparse tensor cores, through TensorRT."
@@ -85,7 +83,7 @@ def take_out(model: Classifier, share: float, work: Work) -> None:
     import torch_pruning as tp
 
     config = work.config
-    ignored = [head_of(model), *named(model, config["keep"])]
+    ignored = [head_of(model), *named_layers(model, config["keep"]).values()]
     refuse_tied(model)
     records, _ = ShardSet.open(work.data, "train").rows(0, 2)
     inputs = model.resize(model.preprocess(torch.from_numpy(np.array(records))))
@@ -132,20 +130,6 @@ def head_of(model: Classifier) -> nn.Module:
     return model.get_submodule(name) if name else list(model.modules())[-1]
 
 
-def named(model: Classifier, patterns: list[str]) -> list[nn.Module]:
-    """The layers that patterns name. StageError for a pattern that names none."""
-    layers = {name: each for name, each in model.named_modules() if isinstance(each, PRUNABLE)}
-    found = []
-    for pattern in patterns:
-        names = [name for name in layers if fnmatchcase(name, pattern)]
-        if not names:
-            near = nearest(pattern, list(layers))
-            hint = f"did you mean `{near}`?" if near else f"its layers: {', '.join(list(layers)[:8])}"
-            raise StageError(f"no layer is called `{pattern}`", where=f"{WHERE}.keep", hint=hint)
-        found += [layers[name] for name in names]
-    return found
-
-
 def refuse_tied(model: Classifier) -> None:
     """StageError where two layers use the same weights: what one loses, the other would."""
     owners: dict[int, str] = {}
@@ -161,14 +145,14 @@ def refuse_tied(model: Classifier) -> None:
 
 def multiple_of(model: Classifier, multiple: int | str) -> int:
     """What is left of a layer is a multiple of this."""
-    heads = {each.head_width for each in model.modules() if hasattr(each, "head_width")}
+    heads = {int(width) for each in model.modules() if isinstance(width := getattr(each, "head_width", None), int)}
     if heads:
         return int(np.lcm.reduce([*heads, 1 if multiple == "auto" else int(multiple)]))
     if multiple != "auto":
         return int(multiple)
     grouped = any(isinstance(each, nn.GroupNorm) for each in model.modules())
-    narrow = min(each.weight.shape[0] for each in model.modules() if isinstance(each, PRUNABLE) and each is not None)
-    wide = max(each.weight.shape[0] for each in model.modules() if isinstance(each, PRUNABLE))
+    narrow = min(each.weight.shape[0] for each in model.modules() if isinstance(each, LAYERS))
+    wide = max(each.weight.shape[0] for each in model.modules() if isinstance(each, LAYERS))
     return LANES if not grouped and wide >= WIDE and narrow >= LANES else 1
 
 
@@ -184,33 +168,18 @@ def accumulate_gradients(model: Classifier, work: Work) -> None:
 
 def layer_sizes(model: nn.Module) -> dict[str, list[int]]:
     """Name of each layer to the shape of its weights."""
-    return {name: list(each.weight.shape) for name, each in model.named_modules() if isinstance(each, PRUNABLE)}
+    return {name: list(each.weight.shape) for name, each in model.named_modules() if isinstance(each, LAYERS)}
 
 
 def parameters(model: nn.Module) -> int:
     return sum(each.numel() for each in model.parameters())
 
 
-def training(config: dict[str, Any], parts: int = 1) -> dict[str, Any]:
-    """What is not as in the train section, for one of several parts."""
-    finetune = config["finetune"]
-    settings: dict[str, Any] = {"epochs": max(1, finetune["epochs"] // parts)}
-    settings |= {key: finetune[key] for key in ("optimizer", "schedule", "batch_size") if finetune[key] is not None}
-    if finetune["teacher"] == "uncompressed":
-        settings["distill"] = {
-            "temperature": finetune["temperature"],
-            "hard": finetune["hard"],
-            "features": None,
-            "attention": None,
-        }
-    return settings
-
-
 def mask(work: Work) -> Made:
     """Set weights to 0 where they stand. Shown for what it is: nothing becomes smaller or faster."""
     network = work.parent.network(work.schema, work.code)
-    layers = [each for each in network.modules() if isinstance(each, PRUNABLE) and each is not head_of(network)]
-    kept = named(network, work.config["keep"])
+    layers = [each for each in network.modules() if isinstance(each, LAYERS) and each is not head_of(network)]
+    kept = named_layers(network, work.config["keep"]).values()
     with torch.no_grad():
         for layer in layers:
             if all(layer is not each for each in kept):
@@ -230,6 +199,6 @@ def mask_of(weight: Tensor, config: dict[str, Any]) -> Tensor:
         return (size > size.flatten().kthvalue(gone).values).float() if gone else torch.ones_like(size)
     flat = size.flatten(1)
     padded = functional.pad(flat, (0, -flat.shape[1] % 4))
-    groups = padded.unflatten(1, (-1, 4))
+    groups = padded.reshape(len(padded), -1, 4)
     stays = torch.zeros_like(groups).scatter_(2, groups.topk(2, dim=2).indices, 1.0)
     return stays.flatten(1)[:, : flat.shape[1]].reshape(weight.shape)

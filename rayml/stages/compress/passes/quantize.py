@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from rayml.stages.compress.api import Made, Work
 from rayml.stages.compress.quantization import floats, static, weights
 from rayml.stages.compress.quantization.graphs import weight_bytes
 
-SCHEMES = {
+SCHEMES: dict[str, Callable[[Work], dict[str, Any]]] = {
     "int8_static": lambda work: static.quantize(work, work.parent.onnx),
     "int8_dynamic": weights.dynamic,
     "int8_weights": partial(weights.blocks, bits=8),
@@ -42,7 +43,7 @@ def trained(work: Work) -> Made:
     settings = {
         "epochs": finetune["epochs"],
         **{key: finetune[key] for key in LIKE_TRAIN if finetune[key] is not None},
-        "quantize": {"weights_per_channel": True},
+        "quantize": {"per_channel": work.config["per_channel"], "activations": "uint8"},
     }
     config = work.parent.config
     start = work.parent.network(work.schema, work.code).state_dict()

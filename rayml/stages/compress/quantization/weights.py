@@ -77,4 +77,5 @@ def split(parent: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
     for node in held.model.graph.node:
         if node.op_type == "Aside":
             node.op_type = "Gemm"
-    return held.model
+    rewritten: onnx.ModelProto = held.model
+    return rewritten
