@@ -27,7 +27,7 @@ def _train(metrics: Metrics) -> str:
 
 
 def _export(metrics: Metrics) -> str:
-    difference = f"differs from torch by at most {metrics['parity_max_abs_diff']:.1e}"
+    difference = f"differs from the model before by at most {metrics['parity_max_abs_diff']:.1e}"
     return f"{metrics['size_bytes'] / 1000:,.0f} kB, {difference}"
 
 
@@ -43,7 +43,7 @@ def _evaluate(metrics: Metrics) -> str:
 
 
 def _serve(metrics: Metrics) -> str:
-    difference = f"endpoint differs from the checkpoint by at most {metrics['parity_max_abs_diff']:.1e}"
+    difference = f"the endpoint differs from it by at most {metrics['parity_max_abs_diff']:.1e}"
     return f"{difference}, p50 {metrics['latency_p50_ms']:.1f} ms"
 
 

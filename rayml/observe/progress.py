@@ -257,9 +257,10 @@ def conclude(console: Console, result: dict[str, Any]) -> None:
     print_compression(console, result.get("artifacts", {}).get("compress"))
     example = result["endpoint"].get("example")
     if result["status"] == "done" and example:
+        answered = "the compressed model" if "compress" in result.get("artifacts", {}) else "the checkpoint"
         sentence = Text.assemble(
             ("verified", "green"),
-            f" the endpoint answers as the checkpoint does: sample {example['sample_id']} is ",
+            f" the endpoint answers as {answered} does: sample {example['sample_id']} is ",
             (example["label"], "bold"),
             f" with probability {example['probability']:.4f}",
         )

@@ -15,7 +15,7 @@ from rayml.ml.checkpoint import WEIGHTS_FILE, load_weights, save_weights
 from rayml.plan.plan import Resources, Step, make_step
 from rayml.stages.api import Context
 
-OVERRIDES = ("epochs", "optimizer", "schedule", "batch_size", "distill", "quantize")
+OVERRIDES = ("epochs", "optimizer", "schedule", "batch_size", "distill", "quantize", "teachers")
 """What a pass may say of its training."""
 
 
@@ -34,6 +34,8 @@ class InnerTraining:
     data: Artifact
     original: Artifact
     """The uncompressed model, from which students learn."""
+    teachers: dict[str, str]
+    """Other runs' models: digest to folder."""
     teacher_code: str
     context: Context
 
@@ -43,6 +45,8 @@ class InnerTraining:
         """The best weights by name, found or trained. See rayml.stages.compress.api.Train."""
         unknown = set(settings) - set(OVERRIDES)
         assert not unknown, f"a pass may not set {sorted(unknown)} of its training"
+        settings = dict(settings)
+        others = settings.pop("teachers", [])
         config = {**self.template, **settings, "model": model, "blocks": self.blocks_of(model)}
         policy = dict(self.policy)
         if start is not None:
@@ -51,17 +55,19 @@ class InnerTraining:
             policy["start"] = str(folder)
         inputs = {"data": self.data}
         if settings.get("distill"):
-            inputs["teacher"] = self.teacher(settings["distill"])
+            inputs["teacher"] = self.teacher(settings["distill"], others)
         step = make_step("finetune", config, keys_of(inputs), self.code, policy, self.resources)
         return load_weights(self.run(step, inputs).path)
 
-    def teacher(self, distill: dict[str, Any]) -> Artifact:
-        """The answers of the uncompressed model, and the model where its layers are matched."""
+    def teacher(self, distill: dict[str, Any], others: list[str]) -> Artifact:
+        """The answers of the uncompressed model and of other runs, and the model where its layers are matched."""
         matched = bool(distill.get("features") or distill.get("attention"))
         splits = ["train", "val"] if self.template["rows"] == "train_and_val" else ["train"]
-        config = {"splits": splits, "keep_model": matched, "seed": self.template["seed"]}
+        config = {"splits": splits, "keep_model": matched, "seed": self.template["seed"], "others": others}
         inputs = {"data": self.data, "model": self.original}
-        return self.run(make_step("teacher", config, keys_of(inputs), self.teacher_code), inputs)
+        policy = {"teachers": {digest: self.teachers[digest] for digest in others}}
+        resources = Resources(gpus_per_worker=self.resources.gpus_per_worker)
+        return self.run(make_step("teacher", config, keys_of(inputs), self.teacher_code, policy, resources), inputs)
 
     def keep(self, weights: Mapping[str, Tensor]) -> tuple[Path, str]:
         """A folder with first weights, and what they are."""

@@ -26,6 +26,21 @@ class Verdict:
     """Share of its median latency that is gone."""
 
 
+def on_one_clock(row: Row, original: Row) -> Row:
+    """The row with milliseconds that can be laid beside those of the uncompressed model.
+
+    Each rung was measured in turns with that model, in a process of its own. The ratio is what is known: how fast the
+    machine was in that minute is not the candidate's doing.
+    """
+    latency = {}
+    for setting, measured in row["latency"].items():
+        before = original["latency"].get(setting)
+        factor = 1.0 if before is None else before["p50_ms"] / measured["ratio"] / measured["p50_ms"]
+        scaled = {name: measured[name] * factor for name in ("p50_ms", "p95_ms", "p99_ms")}
+        latency[setting] = {**measured, **scaled, "rows_per_s": measured["rows_per_s"] / factor}
+    return {**row, "latency": latency}
+
+
 def judge(row: Row, before: Row, *, masked: bool, min_gain: float) -> Verdict:
     """Whether the next pass goes on from this candidate.
 

@@ -93,6 +93,7 @@ def training_of(step: Step, inputs: Inputs, context: Context) -> InnerTraining:
         blocks=step.config["blocks"],
         data=inputs["data"],
         original=inputs["original"],
+        teachers=step.policy["teachers"],
         teacher_code=step.code,
         context=context,
     )

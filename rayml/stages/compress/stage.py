@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import dataclass
 from typing import Any
 
 from rayml.artifacts.store import Artifact
@@ -22,48 +23,68 @@ TRAINING = ("train", "train_code", "blocks")
 SAMPLES = 64
 
 
+@dataclass(frozen=True)
+class Rung:
+    """A candidate, measured and judged."""
+
+    name: str
+    artifact: Artifact
+    row: ladder.Row
+    verdict: ladder.Verdict
+
+
 def run(step: Step, inputs: Inputs, context: Context) -> Outcome:
     """Leaves the chosen candidate's files, and `compress.json` with a row for each rung.
 
     Raises:
         GateError: no candidate is inside the budget.
     """
-    original = make_rung(step, {"kind": UNCOMPRESSED}, {name: inputs[name] for name in ("data", "train")}, context)
-    candidates = [(UNCOMPRESSED, original)]
-    rungs: list[dict[str, Any]] = [describe(UNCOMPRESSED, original, None)]
-    tell(context, step, 0, UNCOMPRESSED, status="kept", why="what the others are measured against", rung=original)
-    parent = original
-    for number, each in enumerate(step.config["ladder"], start=1):
-        name = f"{number}. {each['kind']}"
-        tell(context, step, number, each["kind"], status="starts")
-        rung = make_rung(step, each, {"data": inputs["data"], "original": original, "parent": parent}, context)
-        verdict = ladder.judge(
-            row_of(rung),
-            row_of(parent),
-            masked=rung.manifest.facts["masked"],
-            min_gain=step.config["min_gain"],
-        )
-        tell(context, step, number, each["kind"], status=verdict.status, why=verdict.why, rung=rung)
-        rungs.append(describe(name, rung, verdict))
-        if verdict.status == "kept":
-            candidates.append((name, rung))
-            parent = rung
+    rungs = climb(step, inputs, context)
+    candidates = [rung for rung in rungs if rung.verdict.status == "kept"]
     budget, prefer = step.config["budget"], step.config["prefer"]
-    place = ladder.choose([(name, row_of(rung)) for name, rung in candidates], budget, prefer)
-    name, chosen = candidates[place]
+    chosen = candidates[ladder.choose([(rung.name, rung.row) for rung in candidates], budget, prefer)]
     for file in (ONNX_FILE, MODEL_FILE, WEIGHTS_FILE):
-        shutil.copyfile(chosen.path / file, context.out / file)
-    document = {"rungs": rungs, "chosen": name, "budget": budget, "prefer": prefer, "min_gain": step.config["min_gain"]}
+        shutil.copyfile(chosen.artifact.path / file, context.out / file)
+    document = {
+        "rungs": [describe(rung) for rung in rungs],
+        "chosen": chosen.name,
+        "budget": budget,
+        "prefer": prefer,
+        "min_gain": step.config["min_gain"],
+    }
     (context.out / COMPRESS_FILE).write_text(json.dumps(document, indent=1))
-    return Outcome(summarize(row_of(chosen), row_of(original)), {"chosen": name, "rung": chosen.manifest.key})
+    facts = {"chosen": chosen.name, "rung": chosen.artifact.manifest.key}
+    return Outcome(summarize(chosen.row, rungs[0].row), facts)
 
 
-def tell(
-    context: Context, step: Step, number: int, name: str, *, status: str, why: str = "", rung: Artifact | None = None
-) -> None:
-    """Let those who follow the run know of a rung: that it starts, or what became of it."""
-    numbers = {} if rung is None else headline(row_of(rung))
-    context.emit("rung", number=number, of=len(step.config["ladder"]), name=name, status=status, why=why, **numbers)
+def climb(step: Step, inputs: Inputs, context: Context) -> list[Rung]:
+    """Make and judge each rung from the last one that was kept; the uncompressed model is the first."""
+    passes = step.config["ladder"]
+    artifact = make_rung(step, {"kind": UNCOMPRESSED}, {name: inputs[name] for name in ("data", "train")}, context)
+    verdict = ladder.Verdict("kept", "what the others are measured against", 0.0, 0.0)
+    original = parent = Rung(UNCOMPRESSED, artifact, artifact.manifest.facts["row"], verdict)
+    rungs = [original]
+    tell(context, 0, len(passes), UNCOMPRESSED, original)
+    for number, each in enumerate(passes, start=1):
+        context.emit("rung", number=number, of=len(passes), name=each["kind"], status="starts")
+        made_from = {"data": inputs["data"], "original": original.artifact, "parent": parent.artifact}
+        artifact = make_rung(step, each, made_from, context)
+        row = ladder.on_one_clock(artifact.manifest.facts["row"], original.row)
+        masked = artifact.manifest.facts["masked"]
+        verdict = ladder.judge(row, parent.row, masked=masked, min_gain=step.config["min_gain"])
+        rung = Rung(f"{number}. {each['kind']}", artifact, row, verdict)
+        tell(context, number, len(passes), each["kind"], rung)
+        rungs.append(rung)
+        if verdict.status == "kept":
+            parent = rung
+    return rungs
+
+
+def tell(context: Context, number: int, of: int, name: str, rung: Rung) -> None:
+    """Let those who follow the run know what became of a rung."""
+    verdict = rung.verdict
+    numbers = headline(rung.row)
+    context.emit("rung", number=number, of=of, name=name, status=verdict.status, why=verdict.why, **numbers)
 
 
 def make_rung(step: Step, each: dict[str, Any], inputs: dict[str, Artifact], context: Context) -> Artifact:
@@ -78,25 +99,18 @@ def make_rung(step: Step, each: dict[str, Any], inputs: dict[str, Artifact], con
     return execute(context, make_step("rung", config, keys_of(inputs), step.code, policy, resources), inputs)
 
 
-def row_of(rung: Artifact) -> dict[str, Any]:
-    """What was measured of a candidate."""
-    row: dict[str, Any] = rung.manifest.facts["row"]
-    return row
-
-
-def describe(name: str, rung: Artifact, verdict: ladder.Verdict | None) -> dict[str, Any]:
+def describe(rung: Rung) -> dict[str, Any]:
     """A rung as compress.json has it."""
-    facts = rung.manifest.facts
-    verdict = verdict or ladder.Verdict("kept", "what the others are measured against", 0.0, 0.0)
+    manifest = rung.artifact.manifest
     return {
-        "name": name,
-        "key": rung.manifest.key,
-        "config": rung.manifest.config["pass"],
-        "seconds": rung.manifest.seconds,
-        **ladder.to_json(verdict),
-        "row": facts["row"],
-        "pass": facts["pass"],
-        "diverges": facts.get("diverges"),
+        "name": rung.name,
+        "key": manifest.key,
+        "config": manifest.config["pass"],
+        "seconds": manifest.seconds,
+        **ladder.to_json(rung.verdict),
+        "row": rung.row,
+        "pass": manifest.facts["pass"],
+        "diverges": manifest.facts.get("diverges"),
     }
 
 

@@ -27,18 +27,16 @@ from rayml.stages.api import Context, Inputs, Outcome
 def run(step: Step, inputs: Inputs, context: Context) -> Outcome:
     """Leaves `logits.npy`, and with `keep_model` the network of the input `model` as a train step leaves it.
 
-    Every input besides `data` is a teacher: `model`, and `teacher 1`, `teacher 2`, ... where there are several.
-    Configuration: `splits` in the order in which the student's training reads them, `keep_model`, `seed`.
+    Configuration: `splits` in the order in which the student's training reads them, `keep_model`, `seed`, and `others`:
+    the digests of more teachers, whose folders the policy has.
     """
     data = inputs["data"].path
     schema = load_schema(data)
     rows = ShardSet.open(data, *step.config["splits"])
     device = torch.device("cuda" if step.resources.gpus_per_worker else "cpu")
-    teachers = [
-        load_teacher(name, artifact.path, schema, context.plan.code).to(device)
-        for name, artifact in inputs.items()
-        if name != "data"
-    ]
+    others = [Path(step.policy["teachers"][digest]) for digest in step.config["others"]]
+    folders = [inputs["model"].path, *others]
+    teachers = [load_teacher(folder, schema, context.plan.code).to(device) for folder in folders]
     context.emit("note", text=f"{count(len(teachers), 'teacher')} to answer {count(len(rows), 'row')}")
     correct = write_logits(context.out / LOGITS_FILE, teachers, rows, len(schema.classes), device)
     if step.config["keep_model"]:
@@ -48,13 +46,13 @@ def run(step: Step, inputs: Inputs, context: Context) -> Outcome:
     return Outcome(metrics, {"splits": step.config["splits"], "teachers": len(teachers)})
 
 
-def load_teacher(name: str, folder: Path, schema: Schema, code: str | None) -> Classifier:
+def load_teacher(folder: Path, schema: Schema, code: str | None) -> Classifier:
     """The network of a teacher. StageError where it was trained for other classes or rows."""
     try:
         return load_trained(folder, schema, code)
     except RuntimeError as error:
         raise StageError(
-            f"the {name} does not fit the rows and {len(schema.classes)} classes that the student is to learn:"
+            f"a teacher does not fit the rows and {len(schema.classes)} classes that the student is to learn:"
             f" {' '.join(str(error).split())[:200]}",
             where=str(folder),
             hint="name teachers that were trained on the same columns and classes",

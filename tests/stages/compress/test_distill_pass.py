@@ -131,6 +131,7 @@ def test_the_student_is_trained_from_nothing_with_what_the_pass_says(tmp_path, d
     assert settings == {
         "epochs": 3,
         "batch_size": 8,
+        "teachers": [],
         "distill": {
             "temperature": 4.0,
             "hard": 0.1,
@@ -160,19 +161,20 @@ def test_a_student_that_makes_no_sense_is_refused(tmp_path, data, schema, fields
     assert not asked
 
 
-def answers(tmp_path, data, folders, splits=("train",), keep_model=False):
+def answers(tmp_path, data, folder, splits=("train",), keep_model=False, others=()):
     out = tmp_path / "out"
     out.mkdir(exist_ok=True)
-    config = {"splits": list(splits), "keep_model": keep_model, "seed": 0}
-    inputs = {name: SimpleNamespace(path=path) for name, path in {"data": data, **folders}.items()}
+    policy = {"teachers": {path.name: str(path) for path in others}}
+    config = {"splits": list(splits), "keep_model": keep_model, "seed": 0, "others": list(policy["teachers"])}
+    inputs = {name: SimpleNamespace(path=path) for name, path in {"data": data, "model": folder}.items()}
     context = SimpleNamespace(out=out, plan=SimpleNamespace(code=None), emit=lambda kind, **fields: None)
-    return out, teacher.run(make_step("teacher", config, {}, ""), inputs, context)
+    return out, teacher.run(make_step("teacher", config, {}, "", policy), inputs, context)
 
 
 @pytest.mark.parametrize("splits", [("train",), ("train", "val")])
 def test_the_answers_are_the_models_own_in_canonical_order(tmp_path, data, schema, splits):
     folder = save_model(tmp_path / "model", CNN, schema)
-    out, outcome = answers(tmp_path, data, {"model": folder}, splits, keep_model=True)
+    out, outcome = answers(tmp_path, data, folder, splits, keep_model=True)
     rows = ShardSet.open(data, *splits)
     logits = open_logits(str(out), len(rows), 3)
     records, labels = rows.gather(np.arange(len(rows)))
@@ -184,11 +186,11 @@ def test_the_answers_are_the_models_own_in_canonical_order(tmp_path, data, schem
 
 
 def test_several_teachers_answer_with_the_mean_of_their_probabilities(tmp_path, data, schema):
-    folders = {"model": save_model(tmp_path / "a", CNN, schema), "teacher 1": save_model(tmp_path / "b", MLP, schema)}
-    out, outcome = answers(tmp_path, data, folders)
+    folders = [save_model(tmp_path / "a", CNN, schema), save_model(tmp_path / "b", MLP, schema)]
+    out, outcome = answers(tmp_path, data, folders[0], others=folders[1:])
     records, _ = ShardSet.open(data, "train").gather(np.arange(300))
     with torch.no_grad():
-        each = [torch.softmax(load_trained(f, schema, None)(torch.from_numpy(records)), 1) for f in folders.values()]
+        each = [torch.softmax(load_trained(f, schema, None)(torch.from_numpy(records)), 1) for f in folders]
     found = torch.softmax(torch.from_numpy(np.load(out / LOGITS_FILE)), 1)
     torch.testing.assert_close(found, torch.stack(each).mean(0), rtol=1e-4, atol=1e-6)
     assert outcome.facts["teachers"] == 2
@@ -198,5 +200,5 @@ def test_several_teachers_answer_with_the_mean_of_their_probabilities(tmp_path, 
 def test_a_teacher_of_other_classes_is_refused(tmp_path, data):
     other = load_schema(make_shards(tmp_path / "four", classes=4))
     folder = save_model(tmp_path / "model", CNN, other)
-    with pytest.raises(StageError, match="the teacher 1 does not fit the rows and 3 classes"):
-        answers(tmp_path, data, {"teacher 1": folder})
+    with pytest.raises(StageError, match="a teacher does not fit the rows and 3 classes"):
+        answers(tmp_path, data, folder)

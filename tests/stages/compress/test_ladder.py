@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rayml.errors import GateError
-from rayml.stages.compress.ladder import choose, judge, misses
+from rayml.stages.compress.ladder import choose, judge, misses, on_one_clock
 
 
 def row(size=100_000, speedup=1.0, p50=1.0, drop=0.0, agreement=1.0, ram=10_000_000):
@@ -86,3 +86,17 @@ def test_nothing_inside_ends_with_the_nearest_and_what_it_lacks():
     assert "none of 2 candidates is inside the budget; the nearest is 1. prune" in caught.value.what
     assert "metric_drop 0.0120 instead of 0.0100, size 30.0 kB instead of 29.0 kB" in caught.value.what
     assert caught.value.exit_code == 3
+
+
+def measured(p50, ratio=1.0):
+    return {"p50_ms": p50, "p95_ms": 2 * p50, "p99_ms": 3 * p50, "rows_per_s": 1000 / p50, "ratio": ratio}
+
+
+def test_milliseconds_of_rungs_are_those_of_one_machine_in_one_minute():
+    original = {"latency": {"1x1": measured(0.8)}}
+    slow_minute = {"latency": {"1x1": measured(0.4, ratio=4.0), "2x1": measured(0.3, ratio=2.0)}}
+    latency = on_one_clock(slow_minute, original)["latency"]
+    assert latency["1x1"]["p50_ms"] == pytest.approx(0.2)
+    assert latency["1x1"]["p95_ms"] == pytest.approx(0.4)
+    assert latency["1x1"]["rows_per_s"] == pytest.approx(5000)
+    assert latency["2x1"]["p50_ms"] == pytest.approx(0.3), "without a measure of the uncompressed model it stays"

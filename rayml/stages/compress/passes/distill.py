@@ -61,6 +61,7 @@ def training(config: dict[str, Any]) -> dict[str, Any]:
     return {
         "epochs": finetune["epochs"],
         **{key: finetune[key] for key in LIKE_TRAIN if finetune[key] is not None},
+        "teachers": config["teachers"],
         "distill": {
             "temperature": config["temperature"],
             "hard": config["hard"],
