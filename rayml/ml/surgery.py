@@ -111,6 +111,7 @@ def thin(layer: nn.Module, rank: int) -> nn.Sequential:
                 padding=layer.padding,  # type: ignore[arg-type]
                 dilation=layer.dilation,  # type: ignore[arg-type]
                 bias=False,
+                padding_mode=layer.padding_mode,
             ),
             nn.Conv2d(rank, layer.out_channels, 1, bias=layer.bias is not None),
         )

@@ -102,7 +102,7 @@ class Prune(Spec):
     multiple: Annotated[int, Field(ge=1)] | Auto = "auto"
     """What is left of a layer is a multiple of this. `auto` is 8 where a layer has 32 channels or more, else 1."""
     keep: tuple[Text, ...] = ()
-    """Patterns of the names of layers that stay as they are."""
+    """Patterns of the names of layers whose outputs all stay. What comes into them may become less."""
     finetune: FineTuneSpec = FineTuneSpec()
 
     @model_validator(mode="after")

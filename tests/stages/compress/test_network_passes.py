@@ -11,8 +11,10 @@ import torch
 from stages.compress.passes import CNN, FINETUNE, KINDS, MLP, RESNET, TRANSFORMER, export, make_work
 
 from rayml.errors import StageError
+from rayml.ml.checkpoint import save_weights
 from rayml.ml.models import build_model
 from rayml.ml.onnx_session import open_session
+from rayml.ml.surgery import thin
 from rayml.ml.trained import frozen_sample
 from rayml.stages.compress.passes import factorize, prune, share
 
@@ -100,12 +102,40 @@ def test_every_importance_ranks_channels(tmp_path, importance):
     assert made.facts["layers"]["network.conv1"]["after"][0] == 32
 
 
-def test_heads_go_as_a_whole(tmp_path):
+def test_heads_and_units_that_do_nothing_go_and_the_answers_stay(tmp_path):
+    """Half of the heads and units write nothing: without them the network answers as before, and is as wide."""
     work = make_work(tmp_path, TRANSFORMER, PRUNE)
-    network = rebuilt(work, prune.run(work))
-    for block in network.network.blocks:
-        assert block.attention.q.out_features % block.attention.head_width == 0
-        assert block.attention.q.out_features < 32
+    network = work.parent.network(work.schema, None)
+    with torch.no_grad():
+        for block in network.network.blocks:
+            idle = torch.arange(32).reshape(4, 8)[[1, 2]].flatten()
+            for layer in (block.attention.q, block.attention.k, block.attention.v):
+                layer.weight[idle] = 0
+            block.attention.o.weight[:, idle] = 0
+            block.feed_forward.up.weight[::2] = 0
+            block.feed_forward.down.weight[:, ::2] = 0
+    save_weights(work.parent.folder, network.state_dict())
+    after = rebuilt(work, prune.run(work))
+    _, records = frozen_sample(work.data, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(after(torch.from_numpy(records)), network(torch.from_numpy(records)))
+    for block in after.network.blocks:
+        assert (block.attention.q.out_features, block.attention.o.out_features) == (16, 32)
+        assert block.feed_forward.up.out_features == 64
+
+
+def test_a_circular_convolution_stays_circular():
+    layer = torch.nn.Conv2d(4, 6, 3, padding=1, padding_mode="circular")
+    first, second, bias = factorize.split(layer, 6)
+    pair = thin(layer, 6)
+    pair.load_state_dict({"0.weight": first, "1.weight": second, "1.bias": bias})
+    images = torch.randn(2, 4, 5, 5)
+    torch.testing.assert_close(pair(images), layer(images), atol=1e-5, rtol=1e-4)
+
+
+def test_blocks_that_stride_differently_are_not_alike():
+    blocks = [torch.nn.Sequential(torch.nn.Conv2d(4, 4, 3, stride=stride, padding=1)) for stride in (1, 2)]
+    assert share.shape_of(blocks[0]) != share.shape_of(blocks[1])
 
 
 @pytest.mark.parametrize("way", [{"unstructured": 0.6}, {"pattern": "2:4"}])

@@ -61,11 +61,14 @@ def run(work: Work) -> Made:
 
 
 def layers_of(network: Classifier) -> list[tuple[str, nn.Module]]:
-    """Layers that can be factorized, by name."""
+    """Layers that can be factorized, by name. torch's own attention reads the weights of its layers itself."""
+    attention = [each for each in network.modules() if isinstance(each, nn.MultiheadAttention)]
+    inside = {id(layer) for each in attention for layer in each.modules()}
     return [
         (name, each)
         for name, each in network.named_modules()
-        if isinstance(each, nn.Linear) or (isinstance(each, nn.Conv2d) and each.groups == 1)
+        if (isinstance(each, nn.Linear) or (isinstance(each, nn.Conv2d) and each.groups == 1))
+        and id(each) not in inside
     ]
 
 

@@ -18,6 +18,7 @@ from rayml.ml.shards import ShardSet
 from rayml.ml.surgery import record_resized
 from rayml.stages.compress.api import Made, Work
 from rayml.stages.compress.finetuning import LAYERS, named_layers, training
+from rayml.stages.compress.heads import has_heads, refuse_importance, take_out_heads
 
 WHERE = "compress.ladder"
 TAYLOR_ROWS = 512
@@ -57,7 +58,7 @@ def shrink(work: Work) -> Made:
             raise StageError(
                 f"a share of {share:.2g} takes no channel out of any layer",
                 where=WHERE,
-                hint="write a larger `structured`, fewer `rounds`, or a smaller `multiple`",
+                hint="write another `structured`, fewer `rounds`, a smaller `multiple`, or fewer patterns in `keep`",
             )
         surgery = [*surgery, edit]
         model = {**base, "surgery": surgery}
@@ -83,8 +84,17 @@ def take_out(model: Classifier, share: float, work: Work) -> None:
     import torch_pruning as tp
 
     config = work.config
-    ignored = [head_of(model), *named_layers(model, config["keep"]).values()]
+    kept = list(named_layers(model, config["keep"]).values())
+    ignored = [head_of(model), *kept]
     refuse_tied(model)
+    if has_heads(model):
+        if problem := refuse_importance(config["importance"]):
+            raise StageError(problem, where=WHERE)
+        if config["importance"] == "taylor":
+            accumulate_gradients(model, work)
+        take_out_heads(model, share, kept, config["multiple"], config["importance"] == "taylor")
+        model.zero_grad(set_to_none=True)
+        return
     records, _ = ShardSet.open(work.data, "train").rows(0, 2)
     inputs = model.resize(model.preprocess(torch.from_numpy(np.array(records))))
     importance = {
@@ -92,7 +102,9 @@ def take_out(model: Classifier, share: float, work: Work) -> None:
         "taylor": tp.importance.GroupTaylorImportance,
         "bn_scale": tp.importance.BNScaleImportance,
     }[config["importance"]]()
-    if config["importance"] == "bn_scale" and not any(isinstance(each, nn.BatchNorm2d) for each in model.modules()):
+    if config["importance"] == "bn_scale" and not any(
+        isinstance(each, nn.BatchNorm1d | nn.BatchNorm2d) for each in model.modules()
+    ):
         raise StageError(
             "bn_scale ranks channels by the scale of their batch norm, and the network has none",
             where=WHERE,
@@ -145,9 +157,6 @@ def refuse_tied(model: Classifier) -> None:
 
 def multiple_of(model: Classifier, multiple: int | str) -> int:
     """What is left of a layer is a multiple of this."""
-    heads = {int(width) for each in model.modules() if isinstance(width := getattr(each, "head_width", None), int)}
-    if heads:
-        return int(np.lcm.reduce([*heads, 1 if multiple == "auto" else int(multiple)]))
     if multiple != "auto":
         return int(multiple)
     grouped = any(isinstance(each, nn.GroupNorm) for each in model.modules())

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from rayml.errors import StageError
 from rayml.ml.models import Classifier
-from rayml.ml.surgery import share
+from rayml.ml.surgery import share, sizes
 from rayml.stages.compress.api import Made, Work
 from rayml.stages.compress.finetuning import training
 
@@ -58,14 +58,19 @@ def alike(network: Classifier) -> list[list[str]]:
             if shape is not None:
                 row.append(f"{name}.{child}")
         rows.append(row)
-    return [row for row in rows if len(row) > 1]
+    found = [row for row in rows if len(row) > 1]
+    taken = [name for row in found for name in row]
+    # Blocks inside of blocks that are shared themselves: the outer ones are shared as they are.
+    return [row for row in found if not any(row[0].startswith(f"{name}.") for name in taken)]
 
 
 def shape_of(block: nn.Module) -> object:
     """What two blocks have to have in common; None for one that has no parts, or no weights."""
     shapes = tuple((name, tuple(each.shape)) for name, each in block.state_dict().items())
     has_parts = any(True for _ in block.children())
-    return (type(block).__name__, shapes) if has_parts and shapes else None
+    # Strides and dilations too: two blocks may hold equal weights and compute different things.
+    settings = [(name, type(each).__name__, sizes(each)) for name, each in block.named_modules()]
+    return (type(block).__name__, shapes, repr(settings)) if has_parts and shapes else None
 
 
 def chunks(row: list[str], every: int) -> list[list[str]]:
