@@ -23,8 +23,11 @@ class FineTuneSpec(Spec):
     epochs: Annotated[int, Field(ge=0)] | Auto = "auto"
     """`auto` is a third of train's, at least one; for distill all. 0 leaves the weights as the pass made them."""
     optimizer: Optimizer | None = None
+    """How a gradient becomes a step."""
     schedule: Schedule | None = None
+    """How the learning rate changes."""
     batch_size: Annotated[int, Field(gt=0)] | None = None
+    """Rows of one optimizer step over all workers together."""
     teacher: Literal["uncompressed", "none"] = "uncompressed"
     """Whether the network learns the uncompressed model's answers beside the labels (Hinton et al., 1503.02531)."""
     temperature: float = Field(default=2.0, gt=0, le=100)
@@ -68,6 +71,7 @@ class Distill(Spec):
 
     kind: Literal["distill"]
     student: Student = Derived(kind="derived")
+    """The network that learns."""
     temperature: float = Field(default=4.0, gt=0, le=100)
     """By which the logits of both are divided before the softmax."""
     hard: float = Field(default=0.1, ge=0, le=1)
@@ -121,6 +125,7 @@ class CalibrationSpec(Spec):
     """How the range of each activation is found, on rows of the training split."""
 
     method: Literal["minmax", "entropy", "percentile"] = "minmax"
+    """All values, those whose loss of information is least (KL), or a share of them."""
     rows: int = Field(default=256, ge=1)
     """Rows of the training split that are read, spread evenly over it."""
     percentile: float = Field(default=99.99, gt=50, le=100)
@@ -206,6 +211,7 @@ class CompressBudgetSpec(Spec):
     p50_ms: Positive | None = None
     """Median of one row on one thread."""
     p95_ms: Positive | None = None
+    """95th percentile of the same."""
     ram: Bytes | None = None
     """Peak of a process that has loaded the model and answers, above that of one that has not."""
 

@@ -18,11 +18,13 @@ from hypothesis import strategies as st
 from rayml.errors import SpecError
 from rayml.spec.base import CODE_REFERENCE, Fits
 from rayml.spec.check import check_job
+from rayml.spec.compress import Factorize, Prune
 from rayml.spec.data import SplitSpec
 from rayml.spec.fits import Slot, is_spec, slots_of
 from rayml.spec.job import NAME, JobSpec
 from rayml.spec.load import load_job
 from rayml.spec.schedule import MultiStep, Warmup
+from rayml.spec.searching import search_problems, with_search_as_sweep
 from rayml.spec.serve import ReplicasSpec
 from rayml.spec.sweep import sweep_problems
 from rayml.spec.tune import KEY_PATH, RangeSpec
@@ -179,6 +181,11 @@ def _valid_one(slot: Slot) -> st.SearchStrategy[Any]:
         return st.sampled_from([{"train": 0.5, "val": 0.25, "test": 0.25}, {"train": 0.8, "stratify": "none"}])
     if slot.type is Warmup:
         return st.sampled_from([{"epochs": 1.5}, {"steps": 3, "start_factor": 0.5}, {"fraction": 0.1}])
+    if slot.type is Prune:
+        ways = [{"structured": 0.4}, {"unstructured": 0.5}, {"pattern": "2:4", "keep": ["network.0"]}]
+        return st.sampled_from([{"kind": "prune", **way} for way in ways])
+    if slot.type is Factorize:
+        return st.sampled_from([{"kind": "factorize", "energy": 0.9}, {"kind": "factorize", "rank": 0.5}])
     if slot.type is RangeSpec:
         return st.sampled_from([{"choice": [16, 32]}, {"uniform": [0.0, 0.5], "step": 0.1}, {"log_integer": [8, 64]}])
     if any(each.words == "a time such as `10m`" for each in words):
@@ -254,4 +261,6 @@ def test_a_job_written_and_read_is_the_same_job(document: dict[str, Any]) -> Non
     job = JobSpec.model_validate(document)
     text = yaml.dump(escaped(job.model_dump(mode="json")), Dumper=QuotingDumper)
     loaded = load_bytes(text.encode())
-    assert loaded == (None if check_job(job) or sweep_problems(job) else job)
+    whole = with_search_as_sweep(job)
+    refused = check_job(job) or search_problems(job) or sweep_problems(whole)
+    assert loaded == (None if refused else whole)
