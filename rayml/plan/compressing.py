@@ -9,7 +9,7 @@ from rayml.errors import PlanError
 from rayml.plan.facts import Facts, code_of
 from rayml.plan.plan import ClusterPlan, Resources
 from rayml.plan.training import BLOCKS, dump, resolve_train
-from rayml.spec.compress import CompressSpec, Distill, Pass, Prune, Quantize
+from rayml.spec.compress import CompressSpec, Distill, Pass
 from rayml.spec.job import JobSpec
 from rayml.spec.strategy import DdpStrategy
 
@@ -17,8 +17,8 @@ FINETUNE_PART = 3
 """A pass that changes the network trains for a third of the epochs that training took."""
 TRAINS_ANYTHING = ("local", "ddp", "fsdp")
 """Strategies that take a network whatever passes have done to it."""
-LIBRARIES = {"prune": ("torch_pruning", "torch-pruning"), "int8_qat": ("torchao", "torchao")}
-"""What has to be installed for a pass or scheme: module and package."""
+LIBRARIES = {"prune": ("torch_pruning", "torch-pruning")}
+"""What has to be installed for a pass: module and package."""
 
 
 def resolve_compress(
@@ -110,12 +110,10 @@ def check_budget(section: CompressSpec) -> None:
 def check_libraries(section: CompressSpec) -> None:
     """PlanError where a pass needs a library that is not installed."""
     for place, each in enumerate(section.ladder):
-        names = [each.kind] if isinstance(each, Prune) else [each.scheme] if isinstance(each, Quantize) else []
-        for name in names:
-            module, package = LIBRARIES.get(name, ("", ""))
-            if module and find_spec(module) is None:
-                raise PlanError(
-                    f"{name} needs {package}, which is not installed",
-                    where=f"compress.ladder.{place}",
-                    hint="pip install 'rayml[compress]'",
-                )
+        module, package = LIBRARIES.get(each.kind, ("", ""))
+        if module and find_spec(module) is None:
+            raise PlanError(
+                f"{each.kind} needs {package}, which is not installed",
+                where=f"compress.ladder.{place}",
+                hint="pip install 'rayml[compress]'",
+            )
