@@ -11,7 +11,12 @@ from rayml.bench.harness import Row, document
 from rayml.bench.machine import describe_machine
 from rayml.errors import RaymlError
 
-BENCHES = {"startup": "rayml.bench.startup", "train": "rayml.bench.train", "tune": "rayml.bench.tune"}
+BENCHES = {
+    "startup": "rayml.bench.startup",
+    "train": "rayml.bench.train",
+    "tune": "rayml.bench.tune",
+    "compress": "rayml.bench.compress",
+}
 """Name to the module, which is a `Bench`."""
 MODES = ("quick", "full")
 
