@@ -29,7 +29,9 @@ SCOPES = "pkg.torch.onnx.name_scopes"
 """Where torch's exporter notes the module that a node came from."""
 
 
-class _WithProbabilities(nn.Module):
+class WithProbabilities(nn.Module):
+    """Raw records `[batch, *shape]` to probabilities `[batch, classes]`, as every exported file answers."""
+
     def __init__(self, model: Classifier) -> None:
         super().__init__()
         self.model = model
@@ -52,7 +54,7 @@ def write_onnx(
     `example`: at least two raw records `[n, *shape]`; a batch of one would be taken for a constant.
     `code`: the folder of the user's modules, whose line is named where the export fails.
     """
-    graph = trace(_WithProbabilities(model).eval(), example, schema, opset, code)
+    graph = trace(WithProbabilities(model).eval(), example, schema, opset, code)
     add_label(graph, schema.classes)
     graph.producer_name = "rayml"
     graph.producer_version = str(metadata["rayml"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,7 @@ def build_trial(origin: Origin, values: Point, population: dict[str, Any] | None
 def trial_job(document: dict[str, Any], values: Point) -> tuple[dict[str, Any], JobSpec]:
     """The document and job of a trial. PlanError where the job's rules refuse the values."""
     with_export = {"export": {}, **document}
-    changed = without_budget(put_values(with_export, values))
+    changed = with_onnx_alone(without_budget(put_values(with_export, values)))
     problem = first_refusal(with_export, values, check_job)
     if problem is not None:
         raise PlanError(problem, where="tune.space", hint="write a constraint that leaves such configurations out")
@@ -155,6 +156,11 @@ def without_budget(document: dict[str, Any]) -> dict[str, Any]:
     if "compress" not in document:
         return document
     return {**document, "compress": {**document["compress"], "budget": {}}}
+
+
+def with_onnx_alone(document: dict[str, Any]) -> dict[str, Any]:
+    """Of a trial's files only the one that is measured is written."""
+    return {**document, "export": {**(document["export"] or {}), "formats": ["onnx"]}}
 
 
 def job_tune(job: JobSpec) -> TuneSpec:
@@ -213,6 +219,10 @@ def resolve_data(job: JobSpec, cluster: ClusterPlan, facts: Facts) -> Resolved:
 
 def resolve_export(job: JobSpec, cluster: ClusterPlan, facts: Facts) -> Resolved:
     assert job.export is not None, "a step is made of a section that is present"
+    if "executorch" in job.export.formats and find_spec("executorch") is None:
+        raise PlanError(
+            "executorch is not installed", where="export.formats", hint="pip install 'rayml[mobile]', or leave it out"
+        )
     config = {
         "name": job.name,
         "formats": list(job.export.formats),

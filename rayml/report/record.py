@@ -211,6 +211,7 @@ def _measured_hop(step: Record, gates: list[Record]) -> Record:
         "samples": step["config"].get("parity", {}).get("samples"),
         "passed": all(verdicts) and not failed if verdicts or failed else None,
         "worst": step["artifact"]["facts"].get("worst") if step["artifact"] else None,
+        "files": step["artifact"]["facts"].get("formats", []) if step["artifact"] else [],
     }
 
 

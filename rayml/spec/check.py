@@ -20,7 +20,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
 
 def check_job(job: JobSpec) -> list[tuple[str, str]]:
     """Every contradiction between sections, as (path, sentence). Empty where the job holds together."""
-    return [*missing_sections(job), *task_misfits(job), *finetuning(job), *code_misfits(job)]
+    return [*missing_sections(job), *task_misfits(job), *finetuning(job), *format_misfits(job), *code_misfits(job)]
 
 
 def missing_sections(job: JobSpec) -> list[tuple[str, str]]:
@@ -80,6 +80,15 @@ def finetuning(job: JobSpec) -> list[tuple[str, str]]:
     if job.model is None or job.train is None:
         return []
     return finetune_misfits(job.model, job.train.start, job.train.freeze, job.train.adapter)
+
+
+def format_misfits(job: JobSpec) -> list[tuple[str, str]]:
+    """Sections that work on the ONNX file where none is written."""
+    if job.export is None or "onnx" in job.export.formats:
+        return []
+    working = [section for section in ("evaluate", "serve") if getattr(job, section) is not None]
+    what = f"`{working[0]}` works on the ONNX file; add onnx" if working else ""
+    return [("export.formats", what)] if what else []
 
 
 def code_misfits(job: JobSpec) -> list[tuple[str, str]]:

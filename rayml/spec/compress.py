@@ -234,7 +234,7 @@ class CompressSpec(Spec):
     """What each pass makes, the next one goes on from, unless it brought too little."""
     min_gain: float = Field(default=0.05, ge=0, lt=1)
     """A rung that makes the file smaller by less than this share, and the median latency too, is rolled back."""
-    budget: CompressBudgetSpec = CompressBudgetSpec(metric_drop=0.01)
+    budget: CompressBudgetSpec = CompressBudgetSpec(metric_drop=0.01, agreement=0.95)
     """The best candidate inside wins. None inside ends the run with exit code 3."""
     search: CompressSearchSpec | None = None
     """Try other values of the ladder's keys, on the whole cluster, and go on with what was found best."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from rayml.spec.base import Auto, Spec
 
@@ -18,12 +18,26 @@ class ParitySpec(Spec):
     """Rows compared; fewer where the split has fewer."""
 
 
-class ExportSpec(Spec):
-    """One self-contained file: raw record in, label and probabilities out."""
+FORMATS = ("onnx", "torch_export", "safetensors", "executorch", "torchscript")
 
-    formats: tuple[Literal["onnx"], ...] = Field(default=("onnx",), min_length=1)
-    """The files that are written."""
+
+class ExportSpec(Spec):
+    """Self-contained files: raw record in, probabilities out. ONNX answers with the label, too."""
+
+    formats: tuple[Literal["onnx", "torch_export", "safetensors", "executorch", "torchscript"], ...] = Field(
+        default=("onnx",), min_length=1
+    )
+    """The files that are written. ONNX is what is evaluated and served."""
     opset: Annotated[int, Field(ge=18, le=23)] | Auto = "auto"
     """ONNX operator set. `auto` is 20."""
     parity: ParitySpec = ParitySpec()
-    """The exported model against the trained one. A model that is further away ends the run with exit code 3."""
+    """Each file against the trained model. A file that is further away ends the run with exit code 3."""
+
+    @field_validator("formats")
+    @classmethod
+    def each_once(cls, formats: tuple[str, ...]) -> tuple[str, ...]:
+        """Each format is one file."""
+        twice = next((each for each in formats if formats.count(each) > 1), None)
+        if twice is not None:
+            raise ValueError(f"`{twice}` is there twice; leave one out")
+        return formats

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -21,6 +22,7 @@ from rayml.ml.trained import compare, frozen_sample
 from rayml.plan.plan import ClusterPlan, Plan, Resources, Step
 from rayml.stages.api import Context
 from rayml.stages.export import stage
+from rayml.stages.export.formats import torchscript
 
 MODEL = {"kind": "small_cnn", "width": 8, "dropout": 0.3}
 CONFIG = {"name": "ziffern", "formats": ["onnx"], "opset": 20, "parity": {"samples": 64}, "seed": 7}
@@ -81,6 +83,43 @@ def test_one_file_with_everything_in_it(world):
     assert document["version"] == "e" * 12
     assert document["data"] == {"key": "d" * 64, "source": "f"}
     assert document["schema"]["classes"] == ["a", "b", "c"]
+
+
+def test_every_format_is_a_file_that_was_held_against_the_model(world):
+    step, inputs, context = world
+    names = ["onnx", "torch_export", "safetensors", "torchscript"]
+    outcome = stage.run(step.model_copy(update={"config": {**CONFIG, "formats": names}}), inputs, context)
+    assert [each["format"] for each in outcome.facts["formats"]] == names
+    for each in outcome.facts["formats"]:
+        assert each["bytes"] == (context.out / each["file"]).stat().st_size
+        assert each["max_abs_diff"] < 1e-5
+        assert each["label_mismatches"] == 0
+    assert outcome.metrics["size_bytes"] == (context.out / "model.onnx").stat().st_size
+    assert outcome.metrics["latency_p50_ms"] > 0
+
+
+def test_a_file_that_answers_otherwise_is_named_with_its_row(world, monkeypatch):
+    step, inputs, context = world
+    honest = torchscript.FORMAT.answers
+
+    def wrong(*arguments):
+        labels, probabilities = honest(*arguments)
+        return labels, probabilities * 0.9
+
+    monkeypatch.setattr(torchscript, "FORMAT", replace(torchscript.FORMAT, answers=wrong))
+    config = {**CONFIG, "formats": ["onnx", "torchscript"]}
+    outcome = stage.run(step.model_copy(update={"config": config}), inputs, context)
+    assert outcome.metrics["parity_max_abs_diff"] > 0.03
+    assert outcome.facts["worst"]["format"] == "torchscript"
+    assert outcome.facts["formats"][0]["max_abs_diff"] < 1e-5
+
+
+def test_without_onnx_nothing_is_measured_in_onnx_runtime(world):
+    step, inputs, context = world
+    config = {**CONFIG, "formats": ["safetensors"]}
+    outcome = stage.run(step.model_copy(update={"config": config}), inputs, context)
+    assert {path.name for path in context.out.iterdir()} == {"model.safetensors", "parity.npz"}
+    assert set(outcome.metrics) == {"parity_max_abs_diff", "parity_label_mismatches", "size_bytes"}
 
 
 def test_the_frozen_rows_are_of_the_test_split_and_always_the_same(world):
