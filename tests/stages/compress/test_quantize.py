@@ -23,7 +23,7 @@ from rayml.spec.compress import Quantize
 from rayml.stages.compress.api import Candidate, Work
 from rayml.stages.compress.passes import quantize
 from rayml.stages.compress.quantization import static
-from rayml.stages.compress.quantization.graphs import as_run
+from rayml.stages.compress.quantization.graphs import as_run, load_named
 from rayml.stages.compress.quantization.processor import processor
 
 MODELS = {
@@ -142,6 +142,57 @@ def test_what_is_kept_stays_float(work):
     assert len(facts["float_nodes"]) == 1
     with pytest.raises(StageError, match="`nonsense` matches no node"):
         quantize.run(replace(given, config=quantized(keep=["nonsense"])))
+
+
+@pytest.mark.parametrize("method", ["minmax", "entropy", "percentile"])
+def test_ranges_are_found_by_each_method(work, method):
+    given = work("cnn", calibration={"method": method, "rows": 64})
+    facts = quantize.run(given).facts
+    assert facts["calibration"] == {"method": method, "rows": 64}
+    assert agreement(given) >= 0.95
+
+
+def test_a_percentile_leaves_outliers_out_of_the_range(work):
+    scales = []
+    for percentile in (100, 60):
+        given = work("mlp", keep=[], calibration={"method": "percentile", "percentile": percentile, "rows": 64})
+        quantize.run(given)
+        model = onnx.load(given.out / "model.onnx")
+        (given.out / "model.onnx").unlink()
+        held = {each.name: onnx.numpy_helper.to_array(each) for each in model.graph.initializer}
+        first = next(node for node in model.graph.node if node.op_type == "QuantizeLinear")
+        scales.append(float(held[first.input[1]]))
+    assert scales[1] < 0.8 * scales[0]
+
+
+def outlier(candidate, folder):
+    """The same answers, with one hidden unit a thousand times as large: one range for all of them is too coarse."""
+    folder.mkdir()
+    model = candidate.network(SCHEMA, None)
+    layers = [each for each in model.network if isinstance(each, torch.nn.Linear)]
+    with torch.no_grad():
+        unit = int(layers[0].bias.argmax())
+        layers[0].weight[unit] *= 1000
+        layers[0].bias[unit] *= 1000
+        layers[1].weight[:, unit] /= 1000
+    save_weights(folder, model.state_dict())
+    (folder / MODEL_FILE).write_text((candidate.folder / MODEL_FILE).read_text())
+    example = np.zeros((2, 8, 8, 1), np.uint8)
+    write_onnx(model.eval(), example, SCHEMA, 20, {"rayml": "0", "run": "r"}, folder / "model.onnx")
+    return Candidate(folder)
+
+
+def test_the_layer_that_loses_the_answers_goes_back_to_float(work, candidate, tmp_path):
+    given = work("mlp", keep="auto")
+    given = replace(given, parent=outlier(candidate("mlp"), tmp_path / "parent"))
+    names = [node.name for node in load_named(given.parent.onnx).graph.node if node.op_type == "Gemm"]
+    quantize.run(replace(given, config=quantized(keep=names[:1])))
+    assert agreement(given) < 0.95, "with that layer in int8 the answers are lost"
+    facts = quantize.run(given).facts
+    assert list(facts["kept"]) == [names[1]]
+    assert facts["kept"][names[1]] > 0.01
+    assert agreement(given) >= 0.98
+    assert facts["judged"]["agreement"] >= 0.99
 
 
 def test_weights_have_7_bits_without_vnni(work, monkeypatch):

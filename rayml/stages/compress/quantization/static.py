@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,12 @@ from rayml.stages.compress.quantization.calibration import Reader, rows_of
 from rayml.stages.compress.quantization.graphs import HEAVY, load_named, matching, need, node_facts, save_like
 from rayml.stages.compress.quantization.processor import processor
 from rayml.stages.compress.quantization.sensitivity import Judge, restore
+from rayml.stages.compress.quantization.tables import in_8_bits, lookups
 
 BESIDE = ("Add", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat", "Relu", "ReduceMean")
 """What stays in int8 between two heavy nodes, so that no value is turned back and forth."""
+SUMS = ("MatMul", "Gemm")
+"""What hands on its sums as floats: that costs int8 kernels nothing, and a transformer loses its answers otherwise."""
 
 
 @dataclass(frozen=True)
@@ -42,22 +47,39 @@ class Recipe:
         self.reader.at = 0
         copied = onnx.ModelProto()
         copied.CopyFrom(self.model)
-        logging.getLogger().setLevel(max(logging.getLogger().level, logging.WARNING))
-        quantize_static(
-            copied,
-            path,
-            self.reader,
-            op_types_to_quantize=[*HEAVY, *BESIDE],
-            nodes_to_quantize=[name for name in self.nodes if name not in keep],
-            per_channel=self.settings["per_channel"],
-            reduce_range=self.reduce_range,
-            activation_type=QuantType.QInt8 if self.settings["activations"] == "int8" else QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            calibrate_method=getattr(CalibrationMethod, method),
-            calibration_cache_path=self.ranges,
-            extra_options={"CalibPercentile": calibration["percentile"]} if method == "Percentile" else {},
-        )
-        save_like(onnx.load(path), self.parent, path)
+        options: dict[str, Any] = {"OpTypesToExcludeOutputQuantization": list(SUMS)}
+        if method == "Percentile":
+            options["CalibPercentile"] = calibration["percentile"]
+        with quiet_root():
+            quantize_static(
+                copied,
+                path,
+                self.reader,
+                op_types_to_quantize=[*HEAVY, *BESIDE],
+                nodes_to_quantize=[name for name in self.nodes if name not in keep],
+                per_channel=self.settings["per_channel"],
+                reduce_range=self.reduce_range,
+                activation_type=QuantType.QInt8 if self.settings["activations"] == "int8" else QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                calibrate_method=getattr(CalibrationMethod, method),
+                calibration_cache_path=self.ranges,
+                extra_options=options,
+            )
+        made = onnx.load(path)
+        in_8_bits(made, keep)
+        save_like(made, self.parent, path)
+
+
+@contextlib.contextmanager
+def quiet_root() -> Iterator[None]:
+    """onnxruntime's tools log through the root logger, and say at length what a user did not ask for."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(max(level, logging.ERROR))
+    try:
+        yield
+    finally:
+        root.setLevel(level)
 
 
 def quantize(work: Work, source: Path) -> dict[str, Any]:
@@ -71,7 +93,7 @@ def quantize(work: Work, source: Path) -> dict[str, Any]:
         recipe = Recipe(
             model,
             parent,
-            tuple(node.name for node in model.graph.node if quantizable(node, model)),
+            (*(node.name for node in model.graph.node if quantizable(node, model)), *lookups(model)),
             Reader(work.schema.feature.name, rows.calibration),
             config,
             reduced,
@@ -107,11 +129,13 @@ def folded(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
 
 
 def quantizable(node: onnx.NodeProto, model: onnx.ModelProto) -> bool:
-    """Heavy nodes, and those beside them that do not work with a constant, as the scale of a norm does."""
+    """Heavy nodes with weights, and those beside them that do not work with a constant, as the scale of a norm does."""
     constants = {each.name for each in model.graph.initializer}
+    if node.op_type in HEAVY:
+        return any(name in constants for name in node.input)
     if node.op_type == "Add":
         return not any(name in constants for name in node.input)
-    return node.op_type in (*HEAVY, *BESIDE)
+    return node.op_type in BESIDE
 
 
 def heavy_of(recipe: Recipe) -> list[str]:

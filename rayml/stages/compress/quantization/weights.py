@@ -10,6 +10,7 @@ import onnx
 from rayml.stages.compress.api import Work
 from rayml.stages.compress.quantization.graphs import heavy as heavy_nodes
 from rayml.stages.compress.quantization.graphs import load_named, matching, need, node_facts, save_like
+from rayml.stages.compress.quantization.tables import in_8_bits, lookups
 
 MATRICES = ("Gemm", "MatMul")
 
@@ -18,7 +19,7 @@ def kept(work: Work, model: onnx.ModelProto) -> list[str]:
     """Names of matrices that stay float; `auto` keeps none, since no range is guessed."""
     if work.config["keep"] == "auto":
         return []
-    return matching(work.config["keep"], heavy_nodes(model, MATRICES))
+    return matching(work.config["keep"], [*heavy_nodes(model, MATRICES), *lookups(model)])
 
 
 def dynamic(work: Work) -> dict[str, Any]:
@@ -42,7 +43,9 @@ def dynamic(work: Work) -> dict[str, Any]:
         reduce_range=reduced,
         weight_type=QuantType.QInt8,
     )
-    save_like(onnx.load(path), parent, path)
+    made = onnx.load(path)
+    in_8_bits(made, names)
+    save_like(made, parent, path)
     return {"processor": machine, "reduce_range": reduced, "kept": dict.fromkeys(names), **node_facts(path)}
 
 
@@ -59,7 +62,9 @@ def blocks(work: Work, bits: int) -> dict[str, Any]:
         held.model, bits=bits, block_size=work.config["block"], is_symmetric=True, nodes_to_exclude=names
     )
     quantizer.process()
-    save_like(quantizer.model.model, parent, Path(path))
+    made = quantizer.model.model
+    in_8_bits(made, names)
+    save_like(made, parent, Path(path))
     return {"bits": bits, "block": work.config["block"], "kept": dict.fromkeys(names), **node_facts(path)}
 
 
