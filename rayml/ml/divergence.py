@@ -21,6 +21,8 @@ from rayml.ml.models import Classifier
 
 Values = dict[str, NDArray[Any]]
 
+SUSPICIOUS = 1e-5
+"""A difference of probabilities from which on it is looked up where it begins. Sums in another order are below it."""
 ROWS = 4
 """Answered at once: all activations of them are held. 64 rows of a ResNet-18 would be 2 GB."""
 DEQUANTIZED = "_DequantizeLinear_Output"
@@ -119,6 +121,18 @@ def first_divergence_torch(
             outputs = {name: values for name, _, values in module_outputs(model, part)}
             add_part(layers, outputs, run(session, part))
     return first_beyond(layers, tolerance)
+
+
+def where_it_begins(found: dict[str, float], model: Classifier, path: Path, records: NDArray[Any]) -> dict[str, str]:
+    """`{"diverges_at": layer}` where the answers that were compared are suspicious; empty where they are not.
+
+    Args:
+        found: the metrics of rayml.ml.trained.compare.
+    """
+    if not found["parity_label_mismatches"] and found["parity_max_abs_diff"] <= SUSPICIOUS:
+        return {}
+    layer = first_divergence_torch(model, path, records)
+    return {"diverges_at": "after the last layer" if layer is None else layer["layer"]}
 
 
 def match(before: onnx.GraphProto, after: onnx.GraphProto) -> list[Layer]:

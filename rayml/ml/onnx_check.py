@@ -21,8 +21,11 @@ LARGEST = 2**40
 """Numbers in a tensor whose data lies outside of the file."""
 
 
-def check_file(path: Path, schema: Schema | None = None) -> None:
-    """StageError where the file is cut off, names what is unknown or outside of its folder, or claims absurd sizes.
+def check_file(path: Path, schema: Schema | None = None) -> onnx.ModelProto:
+    """The model, read without external data.
+
+    Raises:
+        StageError: the file is cut off, names what is unknown or outside of its folder, or claims absurd sizes.
 
     `schema`: the input and outputs have to be those of its rows.
     """
@@ -36,6 +39,7 @@ def check_file(path: Path, schema: Schema | None = None) -> None:
         check_tensor(tensor, path)
     if schema is not None:
         check_signature(model, schema, path)
+    return model
 
 
 def refused(what: str, path: Path, hint: str = "export the model again") -> StageError:

@@ -59,6 +59,7 @@ STAGE_CODE: dict[str, tuple[str, ...]] = {
     "export": (
         "stages/export",
         "ml/checkpoint.py",
+        "ml/divergence.py",
         "ml/models.py",
         "ml/onnx_export.py",
         "ml/onnx_session.py",
@@ -74,7 +75,7 @@ STAGE_CODE: dict[str, tuple[str, ...]] = {
         "ml/usercode.py",
     ),
     "evaluate": ("stages/evaluate", "ml/schema.py", "ml/shards.py", "ml/metrics.py", "ml/onnx_session.py"),
-    "serve": ("stages/serve", "ml/schema.py", "ml/images.py", "ml/onnx_session.py"),
+    "serve": ("stages/serve", "ml/schema.py", "ml/images.py", "ml/onnx_check.py", "ml/onnx_session.py"),
 }
 """What each stage imports of rayml besides the ground floor; tests/plan/test_code.py holds it against the imports."""
 

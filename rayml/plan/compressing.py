@@ -10,6 +10,7 @@ from rayml.plan.facts import Facts, code_of
 from rayml.plan.plan import ClusterPlan, Resources
 from rayml.plan.training import BLOCKS, dump, resolve_train
 from rayml.spec.compress import CompressSpec, Distill, Pass
+from rayml.spec.export import ParitySpec
 from rayml.spec.job import JobSpec
 from rayml.spec.strategy import DdpStrategy
 
@@ -42,10 +43,11 @@ def resolve_compress(
         "train_code": code_of("train", job, facts),
         "blocks": {kind: list(names) for kind, names in BLOCKS.items()},
     }
+    parity = ParitySpec() if job.export is None else job.export.parity
     teachers = {weights.digest: weights.path for weights in facts.teachers.values()}
     return (
         config,
-        {"train": {**policy, "start": None}, "teachers": teachers},
+        {"train": {**policy, "start": None}, "teachers": teachers, "tolerance": parity.tolerance},
         resources.model_copy(update={"alone": not resources.ray}),
     )
 

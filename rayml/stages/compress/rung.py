@@ -15,11 +15,11 @@ from torch import Tensor
 
 from rayml import __version__
 from rayml.ml.checkpoint import WEIGHTS_FILE, save_weights
-from rayml.ml.divergence import first_divergence
+from rayml.ml.divergence import first_divergence, where_it_begins
 from rayml.ml.onnx_check import check_file
-from rayml.ml.onnx_export import write_onnx
+from rayml.ml.onnx_export import session_outputs, write_onnx
 from rayml.ml.shards import load_schema
-from rayml.ml.trained import MODEL_FILE, frozen_sample, load_trained
+from rayml.ml.trained import MODEL_FILE, compare, frozen_sample, load_trained, torch_probabilities
 from rayml.plan.plan import Resources, Step
 from rayml.stages.api import Context, Inputs, Outcome
 from rayml.stages.compress.api import ONNX_FILE, Candidate, Made, Work
@@ -36,17 +36,18 @@ def run(step: Step, inputs: Inputs, context: Context) -> Outcome:
     """Leaves `model.onnx`, and the torch network that it came from as `model.json` and `model.safetensors`."""
     config = step.config
     torch.set_num_threads(step.resources.cpus_per_worker)
+    hop = None
     if config["pass"]["kind"] == UNCOMPRESSED:
         made = Made()
         keep_network(Candidate(inputs["train"].path), context.out, made)
-        write_file(step, inputs, context)
+        hop = write_file(step, inputs, context)
         original = parent = Candidate(context.out)
     else:
         original, parent = (Candidate(inputs[name].path) for name in ("original", "parent"))
         made = load_pass(config["pass"]["kind"])(work_of(step, inputs, context))
         keep_network(parent, context.out, made)
         if not (context.out / ONNX_FILE).exists():
-            write_file(step, inputs, context)
+            hop = write_file(step, inputs, context)
     schema = load_schema(inputs["data"].path)
     check_file(context.out / ONNX_FILE)
     context.emit("note", text=f"measuring {config['pass']['kind']} beside the uncompressed model")
@@ -58,7 +59,7 @@ def run(step: Step, inputs: Inputs, context: Context) -> Outcome:
         seed=config["seed"],
         threads=step.resources.cpus_per_worker,
     )
-    facts = {"row": row, "pass": made.facts, "masked": made.masked}
+    facts = {"row": row, "pass": made.facts, "masked": made.masked, "hop": hop}
     if made.config is None and config["pass"]["kind"] != UNCOMPRESSED:
         _, records = frozen_sample(inputs["data"].path, config["samples"])
         facts["diverges"] = first_divergence(parent.onnx, context.out / ONNX_FILE, records, DIVERGED)
@@ -117,15 +118,19 @@ def keep_network(before: Candidate, out: Path, made: Made) -> None:
         save_weights(out, {name: tensor.contiguous() for name, tensor in made.weights.items()})
 
 
-def write_file(step: Step, inputs: Inputs, context: Context) -> None:
-    """Export the torch form to ONNX."""
+def write_file(step: Step, inputs: Inputs, context: Context) -> dict[str, Any]:
+    """Export the torch form to ONNX. Returns how far the file's answers on the frozen rows are from the network's."""
     schema = load_schema(inputs["data"].path)
-    _, records = frozen_sample(inputs["data"].path, 2)
+    ids, records = frozen_sample(inputs["data"].path, step.config["samples"])
     opset = step.config["opset"]
     metadata = {"rayml": __version__, "model": step.config["name"], "run": context.run, "opset": opset}
     metadata |= {"version": step.key[:12], "schema": schema.model_dump(mode="json")}
     model = load_trained(context.out, schema, context.plan.code)
-    write_onnx(model, records, schema, opset, metadata, context.out / ONNX_FILE, context.plan.code)
+    path = context.out / ONNX_FILE
+    write_onnx(model, records[:2], schema, opset, metadata, path, context.plan.code)
+    labels, answers = session_outputs(path, schema.feature.name, records)
+    found, worst = compare(ids, torch_probabilities(model, records), answers, labels, schema.classes)
+    return {**found, "worst": {**worst, **where_it_begins(found, model, path, records)}}
 
 
 def headline(row: dict[str, Any]) -> dict[str, float]:

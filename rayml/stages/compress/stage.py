@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rayml.artifacts.store import Artifact
+from rayml.errors import GateError
 from rayml.ml.checkpoint import WEIGHTS_FILE
 from rayml.ml.trained import MODEL_FILE
 from rayml.plan.plan import Step, make_step
@@ -65,6 +66,7 @@ def climb(step: Step, inputs: Inputs, context: Context) -> list[Rung]:
     original = parent = Rung(UNCOMPRESSED, artifact, artifact.manifest.facts["row"], verdict)
     rungs = [original]
     tell(context, 0, len(passes), UNCOMPRESSED, original)
+    refuse_another_answer(original, step.policy["tolerance"])
     for number, each in enumerate(passes, start=1):
         context.emit("rung", number=number, of=len(passes), name=each["kind"], status="starts")
         made_from = {"data": inputs["data"], "original": original.artifact, "parent": parent.artifact}
@@ -74,10 +76,27 @@ def climb(step: Step, inputs: Inputs, context: Context) -> list[Rung]:
         verdict = ladder.judge(row, parent.row, masked=masked, min_gain=step.config["min_gain"])
         rung = Rung(f"{number}. {each['kind']}", artifact, row, verdict)
         tell(context, number, len(passes), each["kind"], rung)
+        refuse_another_answer(rung, step.policy["tolerance"])
         rungs.append(rung)
         if verdict.status == "kept":
             parent = rung
     return rungs
+
+
+def refuse_another_answer(rung: Rung, tolerance: float) -> None:
+    """GateError where the rung's file does not answer as the network that was exported to it."""
+    hop = rung.artifact.manifest.facts["hop"]
+    if hop is None or (hop["parity_max_abs_diff"] <= tolerance and not hop["parity_label_mismatches"]):
+        return
+    worst = [
+        f"{name} {value:.6g}" if isinstance(value, float) else f"{name} {value}" for name, value in hop["worst"].items()
+    ]
+    raise GateError(
+        f"{rung.name}: the exported file is up to {hop['parity_max_abs_diff']:.6g} from the network that it was made "
+        f"of, and {tolerance:g} is allowed; worst sample: {', '.join(worst)}",
+        where="compress",
+        hint=f"what was made is kept: {rung.artifact.path}",
+    )
 
 
 def tell(context: Context, number: int, of: int, name: str, rung: Rung) -> None:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from rayml import __version__
+from rayml.ml.divergence import where_it_begins
 from rayml.ml.onnx_export import relabel, session_outputs
 from rayml.ml.schema import Schema
 from rayml.ml.shards import load_schema
@@ -35,6 +36,8 @@ class Sample:
     """Raw records `[n, *shape]`."""
     expected: NDArray[np.float32]
     """`[n, classes]`."""
+    of_network: bool = True
+    """Whether that is the network of torch, and not a file."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,8 @@ def run(step: Step, inputs: Inputs, context: Context) -> Outcome:
     sample = measured = Sample(ids, records, torch_probabilities(model, records))
     compressed = inputs["compress"].path / ONNX_FILE if "compress" in inputs else None
     if compressed is not None:
-        measured = Sample(ids, records, session_outputs(compressed, schema.feature.name, records)[1])
+        _, expected = session_outputs(compressed, schema.feature.name, records)
+        measured = Sample(ids, records, expected, of_network=False)
     request = Request(
         model=model,
         description=json.loads((source / MODEL_FILE).read_bytes()),
@@ -93,6 +97,8 @@ def check(name: str, request: Request, sample: Sample, folder: Path) -> Written:
     path = folder / file.file
     labels, probabilities = file.answers(path, request.schema, sample.records, request.code)
     found, worst = compare(sample.ids, sample.expected, probabilities, labels, request.schema.classes)
+    if name == "onnx" and sample.of_network:
+        worst |= where_it_begins(found, request.model, path, sample.records)
     return Written(
         format=name,
         file=file.file,

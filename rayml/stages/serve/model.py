@@ -12,7 +12,8 @@ import numpy.typing as npt
 from pydantic import ValidationError
 
 from rayml.errors import StageError
-from rayml.ml.onnx_session import open_session
+from rayml.ml.onnx_check import check_file
+from rayml.ml.onnx_session import SESSION, SessionNote, open_session
 from rayml.ml.schema import Schema
 
 MODEL_FILE = "model.onnx"
@@ -64,9 +65,8 @@ def load_model(folder: Path, *, threads: int) -> ServedModel:
         StageError: the file is missing, damaged, or has another signature than its schema says.
     """
     path = folder / MODEL_FILE
-    # Spinning threads take the processors that the HTTP server and the other replicas need.
-    session = open_session(path, threads=threads, spinning=False)
-    text = session.get_modelmeta().custom_metadata_map.get("rayml")
+    about = {entry.key: entry.value for entry in check_file(path).metadata_props}
+    text = about.get("rayml")
     if text is None:
         raise StageError(
             "the model has no `rayml` metadata, so its classes and input are unknown",
@@ -75,12 +75,13 @@ def load_model(folder: Path, *, threads: int) -> ServedModel:
         )
     try:
         document = json.loads(text)
+        note = SessionNote.model_validate_json(about[SESSION]) if SESSION in about else None
         model = ServedModel(
             name=document["model"],
             version=document["version"],
             run=document["run"],
             schema=Schema.model_validate(document["schema"]),
-            session=session,
+            session=open_for_serving(path, threads, note),
         )
     except (ValueError, KeyError, TypeError, ValidationError) as error:
         raise StageError(
@@ -89,6 +90,16 @@ def load_model(folder: Path, *, threads: int) -> ServedModel:
     _check_signature(model, path)
     model.infer(np.zeros((1, *model.schema.feature.shape), model.schema.feature.dtype))
     return model
+
+
+def open_for_serving(path: Path, threads: int, note: SessionNote | None) -> Any:
+    """A session with what the file says that it is fastest with, on no more threads than the replica has."""
+    # Spinning threads take the processors that the HTTP server and the other replicas need.
+    if note is None:
+        return open_session(path, threads=threads, spinning=False)
+    return open_session(
+        path, threads=min(threads, note.threads), spinning=False, arena=note.arena, execution=note.execution
+    )
 
 
 def _check_signature(model: ServedModel, path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 
 import onnx
 import pytest
+import torch
 from contract.store import manifest
 from onnx import numpy_helper
 from stages.compress.passes import MLP, make_candidate
@@ -57,7 +59,7 @@ class World:
             **changes,
         }
         inputs = {"data": "d" * 64, "train": "t" * 64}
-        policy = {"train": {}, "teachers": {}}
+        policy = {"train": {}, "teachers": {}, "tolerance": 1e-4}
         step = make_step("compress", config, inputs, "code", policy, Resources())
         plan = Plan(
             rayml="0",
@@ -187,3 +189,22 @@ def test_a_pass_that_breaks_the_answers_is_outside_the_budget_and_the_layer_is_n
     assert broken["row"]["agreement"]["value"] < 0.99
     assert broken["diverges"]["op"] in ("Gemm", "MatMul")
     assert document["chosen"] == "uncompressed"
+
+
+def test_a_file_that_does_not_answer_as_its_network_ends_the_run_and_names_the_layer(world, monkeypatch):
+    honest = rung_module.write_onnx
+
+    def with_a_transposed_weight(model, *arguments):
+        model = copy.deepcopy(model)
+        linear = [each for each in model.modules() if isinstance(each, torch.nn.Linear)][1]
+        square = min(linear.weight.shape)
+        with torch.no_grad():
+            linear.weight[:square, :square] = linear.weight[:square, :square].T.clone()
+        honest(model, *arguments)
+
+    monkeypatch.setattr(rung_module, "write_onnx", with_a_transposed_weight)
+    with pytest.raises(GateError, match=r"uncompressed: .* from the network .*diverges_at network\.4"):
+        world.compress()
+    assert world.ran == [], "nothing goes on from a file that is wrong"
+    with pytest.raises(GateError, match="from the network"):
+        world.compress()

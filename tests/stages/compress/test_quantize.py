@@ -12,19 +12,24 @@ import torch
 from pydantic import TypeAdapter
 from sklearn.datasets import load_digits
 
-from rayml.errors import StageError
+from rayml.errors import GateError, StageError
 from rayml.ml.checkpoint import save_weights
+from rayml.ml.divergence import first_divergence
 from rayml.ml.models import build_model
 from rayml.ml.onnx_export import session_outputs, write_onnx
 from rayml.ml.schema import ImageFeature, Normalization, Schema
 from rayml.ml.shards import ShardSet, write_shard
-from rayml.ml.trained import MODEL_FILE
-from rayml.spec.compress import Quantize
+from rayml.ml.trained import MODEL_FILE, frozen_sample
+from rayml.spec.compress import CompressSpec, Quantize
 from rayml.stages.compress.api import Candidate, Work
+from rayml.stages.compress.ladder import choose
+from rayml.stages.compress.measuring.row import measure_row
 from rayml.stages.compress.passes import quantize
 from rayml.stages.compress.quantization import static
 from rayml.stages.compress.quantization.graphs import as_run, load_named
 from rayml.stages.compress.quantization.processor import processor
+from rayml.stages.compress.quantization.sensitivity import Judge
+from rayml.stages.compress.rung import DIVERGED
 
 MODELS = {
     "cnn": {"kind": "small_cnn", "width": 32, "dropout": 0.0},
@@ -213,3 +218,24 @@ def test_flags_are_read(tmp_path):
 def test_what_cannot_be_done_is_said(work):
     with pytest.raises(StageError, match=r"8 rows are too few.*16 to 1400 fit"):
         quantize.run(work("mlp", calibration={"rows": 8}))
+
+
+def test_a_wrong_zero_point_is_caught_and_its_layer_named(work):
+    given = work("cnn")
+    quantize.run(given)
+    path, feature, records = given.out / "model.onnx", SCHEMA.feature.name, frozen_sample(given.data, 190)[1]
+    judge = Judge(given.parent.onnx, feature, records, 1)
+    assert judge(path)[0] >= 0.97
+    assert first_divergence(given.parent.onnx, path, records[:64], DIVERGED) is None
+    model = onnx.load(path)
+    gemm = next(node for node in model.graph.node if node.op_type == "Gemm")
+    back = next(node for node in model.graph.node if gemm.input[0] in node.output)
+    point = next(onnx.numpy_helper.to_array(each) for each in model.graph.initializer if each.name == back.input[2])
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(point + 90, point.dtype), "wrong_point"))
+    back.input[2] = "wrong_point"
+    onnx.save_model(model, path)
+    row = measure_row(path, given.parent.onnx, SCHEMA, given.data, seed=0, threads=1)
+    default = CompressSpec(ladder=[{"kind": "quantize"}]).budget.model_dump()
+    with pytest.raises(GateError, match="agreement"):
+        choose([("1. quantize", row)], default, "size")
+    assert first_divergence(given.parent.onnx, path, records[:64], DIVERGED)["tensor"] == gemm.input[0].split("_Deq")[0]

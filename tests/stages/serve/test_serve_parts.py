@@ -16,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
@@ -73,6 +74,52 @@ def test_damaged_model_is_named(tmp_path: Path, write_model_file: Callable[..., 
         load_model(tmp_path, threads=1)
     assert caught.value.where == str(file)
     assert caught.value.hint
+
+
+def noted(folder: Path, text: str) -> None:
+    model = onnx.load(folder / "model.onnx")
+    about = [entry for entry in model.metadata_props if entry.key != "rayml.session"]
+    del model.metadata_props[:]
+    model.metadata_props.extend(about)
+    model.metadata_props.add(key="rayml.session", value=text)
+    onnx.save_model(model, folder / "model.onnx")
+
+
+def test_a_session_is_opened_as_the_file_says_that_it_is_fastest(
+    tmp_path: Path, write_model_file: Callable[..., Path]
+) -> None:
+    write_model_file(tmp_path, schema_of())
+    noted(tmp_path, '{"threads": 1, "arena": false, "execution": "parallel"}')
+    options = load_model(tmp_path, threads=4).session.get_session_options()
+    assert (options.intra_op_num_threads, options.enable_cpu_mem_arena) == (1, False)
+    assert options.inter_op_num_threads == 1
+    noted(tmp_path, '{"threads": 8, "arena": true, "execution": "parallel"}')
+    options = load_model(tmp_path, threads=4).session.get_session_options()
+    # onnxruntime does not tell the execution mode of a session.
+    assert (options.intra_op_num_threads, options.inter_op_num_threads) == (4, 4)
+
+
+@pytest.mark.parametrize("text", ["nonsense", '{"threads": 0, "arena": true, "execution": "parallel"}', "{}"])
+def test_a_note_that_is_none_is_a_sentence(tmp_path: Path, write_model_file: Callable[..., Path], text: str) -> None:
+    write_model_file(tmp_path, schema_of())
+    noted(tmp_path, text)
+    with pytest.raises(StageError, match="metadata cannot be read"):
+        load_model(tmp_path, threads=1)
+
+
+def test_a_file_that_reads_outside_of_its_folder_is_refused_before_it_is_run(
+    tmp_path: Path, write_model_file: Callable[..., Path]
+) -> None:
+    write_model_file(tmp_path, schema_of())
+    model = onnx.load(tmp_path / "model.onnx")
+    tensor = next(each for each in model.graph.initializer if each.data_type == onnx.TensorProto.FLOAT)
+    tensor.ClearField("raw_data")
+    tensor.ClearField("float_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../../../../etc/passwd")
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(StageError, match="outside of the model's folder"):
+        load_model(tmp_path, threads=1)
 
 
 def test_model_of_another_schema_is_refused(tmp_path: Path, write_model_file: Callable[..., Path]) -> None:

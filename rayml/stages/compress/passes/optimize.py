@@ -13,14 +13,12 @@ import numpy as np
 import onnx
 
 from rayml.errors import StageError
-from rayml.ml.onnx_session import first_line
+from rayml.ml.onnx_session import SESSION, Execution, first_line, open_session
 from rayml.ml.shards import ShardSet
 from rayml.stages.compress.api import Made, Work
 from rayml.stages.compress.quantization.graphs import save_like
 
 LEVELS = {"basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL"}
-SESSION = "rayml.session"
-"""Metadata of the file: JSON of the settings that were fastest."""
 ROUNDS, CALLS = 7, 20
 
 
@@ -100,14 +98,21 @@ def rewrite(source: Path, path: Path, level: str) -> None:
 def fastest(work: Work, path: Path) -> dict[str, Any]:
     """The settings with the smallest median latency of one row, in ms, measured in turns."""
     rows = ShardSet.open(work.data, "train").gather(np.zeros(1, dtype=np.int64))[0]
+    executions: tuple[Execution, ...] = ("sequential", "parallel")
     choices = [
         (threads, arena, execution)
         for threads in sorted({1, work.threads})
         for arena in (True, False)
-        for execution in ("sequential", "parallel")
+        for execution in executions
     ]
-    sessions = {choice: session_of(path, *choice) for choice in choices}
-    times: dict[tuple[int, bool, str], list[float]] = {choice: [] for choice in choices}
+    # Idle threads of one session would take the processor from the session that is measured.
+    sessions = {
+        (threads, arena, execution): open_session(
+            path, threads=threads, spinning=False, arena=arena, execution=execution
+        )
+        for threads, arena, execution in choices
+    }
+    times: dict[tuple[int, bool, Execution], list[float]] = {choice: [] for choice in choices}
     for _ in range(ROUNDS):
         for choice, session in sessions.items():
             for _ in range(CALLS):
@@ -118,22 +123,6 @@ def fastest(work: Work, path: Path) -> dict[str, Any]:
     threads, arena, execution = min(medians, key=lambda choice: medians[choice])
     measured = {f"threads={t} arena={a} {e}": round(ms, 4) for (t, a, e), ms in medians.items()}
     return {"threads": threads, "arena": arena, "execution": execution, "measured": measured}
-
-
-def session_of(path: Path, threads: int, arena: bool, execution: str) -> Any:
-    """An inference session with these settings."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = threads if execution == "parallel" else 1
-    options.enable_cpu_mem_arena = arena
-    options.execution_mode = getattr(onnxruntime.ExecutionMode, f"ORT_{execution.upper()}")
-    options.log_severity_level = 3
-    # Idle threads of one session would take the processor from the session that is measured.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def note_session(path: Path, session: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import onnx
 
 from rayml.errors import StageError
+from rayml.ml.onnx_session import SESSION
 from rayml.spec.words import listed
 
 HEAVY = ("Conv", "Gemm", "MatMul")
@@ -68,9 +69,9 @@ def matching(patterns: tuple[str, ...] | list[str], names: list[str]) -> list[st
 
 
 def save_like(model: onnx.ModelProto, parent: onnx.ModelProto, path: Path) -> None:
-    """Write the model with what the parent says of itself."""
+    """Write the model with what the parent says of itself; with which settings that one was fastest is left out."""
     del model.metadata_props[:]
-    model.metadata_props.extend(parent.metadata_props)
+    model.metadata_props.extend(entry for entry in parent.metadata_props if entry.key != SESSION)
     model.producer_name, model.producer_version = parent.producer_name, parent.producer_version
     del model.graph.value_info[:]
     onnx.save_model(model, path)
