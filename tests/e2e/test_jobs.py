@@ -24,7 +24,10 @@ def home(tmp_path_factory):
     return tmp_path_factory.mktemp("home")
 
 
-@pytest.mark.parametrize("job", OTHERS)
+LONG = {"minilm-compress"}
+
+
+@pytest.mark.parametrize("job", [pytest.param(job, marks=[pytest.mark.soak] if job in LONG else []) for job in OTHERS])
 def test_a_shipped_job_runs_and_passes_its_gates(home, job):
     command = [sys.executable, "-m", "rayml.cli", "run", f"jobs/{job}.yaml", "--to", "evaluate", "--json"]
     environment = {**os.environ, "RAYML_HOME": str(home)}
