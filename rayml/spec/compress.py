@@ -100,7 +100,7 @@ class Prune(Spec):
     """What a channel is worth: norm of its weights (arXiv 1608.08710), change of the loss (arXiv 1906.10771), or the
     scale of its batch norm (arXiv 1708.06519)."""
     scope: Literal["global", "layer"] = "layer"
-    """Whether channels compete within their layer, or all over the network."""
+    """Whether channels (or single weights, with unstructured) compete within their layer, or all over the network."""
     rounds: int = Field(default=1, ge=1, le=20)
     """The share is taken in so many parts, with fine-tuning after each."""
     multiple: Annotated[int, Field(ge=1)] | Auto = "auto"
@@ -108,6 +108,7 @@ class Prune(Spec):
     keep: tuple[Text, ...] = ()
     """Patterns of the names of layers whose outputs all stay. What comes into them may become less."""
     finetune: FineTuneSpec = FineTuneSpec()
+    """After each round, with structured. Weights that were set to 0 are measured as they are, and refused."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Prune:
@@ -115,6 +116,8 @@ class Prune(Spec):
         if len(given) != 1:
             found = f"{listed(given, 'and')} are written" if given else "nothing says what goes"
             raise ValueError(f"{found}; write exactly one of {listed(WAYS)}")
+        if self.structured is None and self.importance != "magnitude":
+            raise ValueError(f"{given[0]} goes by magnitude; {self.importance} ranks whole channels, with structured")
         return self
 
 

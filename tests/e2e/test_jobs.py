@@ -24,7 +24,15 @@ def home(tmp_path_factory):
     return tmp_path_factory.mktemp("home")
 
 
-LONG = {"minilm-compress"}
+LONG = {
+    "minilm-compress",
+    "resnet18-fsdp",
+    "resnet18-ddp",
+    "async-parameter-server",
+    "transformer-zero3",
+    "finetune-frozen",
+}
+"""Half a minute and more each: what they show is shown on smaller networks in tests/stages/train."""
 
 
 @pytest.mark.parametrize("job", [pytest.param(job, marks=[pytest.mark.soak] if job in LONG else []) for job in OTHERS])

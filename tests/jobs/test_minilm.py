@@ -1,4 +1,4 @@
-"""The rows and the network of jobs/minilm-compress.yaml. The whole job takes minutes: tests/e2e/test_jobs.py, marked soak."""
+"""The rows and the network of jobs/minilm-compress.yaml; the whole job is a soak test of tests/e2e/test_jobs.py."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gzip
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from rayml.ml.models import Classifier
 from rayml.ml.networks import head_name
 from rayml.ml.shards import ShardSet
 from rayml.ml.surgery import record_resized
+from rayml.ml.usercode import own_line
 from rayml.stages.compress.api import Made, Work
 from rayml.stages.compress.finetuning import LAYERS, named_layers, training
 from rayml.stages.compress.heads import has_heads, refuse_importance, take_out_heads
@@ -81,35 +83,29 @@ def split_surgery(model: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str,
 
 def take_out(model: Classifier, share: float, work: Work) -> None:
     """Prune the network in place."""
+    config = work.config
+    kept = named_layers(model, config["keep"])
+    refuse_tied(model)
+    if not has_heads(model):
+        take_out_channels(model, share, work, kept)
+        return
+    if problem := refuse_importance(config["importance"]):
+        raise StageError(problem, where=WHERE)
+    if config["importance"] == "taylor":
+        accumulate_gradients(model, work)
+    take_out_heads(model, share, list(kept.values()), config["multiple"], config["importance"] == "taylor")
+    model.zero_grad(set_to_none=True)
+
+
+def take_out_channels(model: Classifier, share: float, work: Work, kept: dict[str, nn.Module]) -> None:
+    """Prune a network without attention, by torch-pruning's graph of which layers depend on each other."""
     import torch_pruning as tp
 
     config = work.config
-    kept = list(named_layers(model, config["keep"]).values())
-    ignored = [head_of(model), *kept]
-    refuse_tied(model)
-    if has_heads(model):
-        if problem := refuse_importance(config["importance"]):
-            raise StageError(problem, where=WHERE)
-        if config["importance"] == "taylor":
-            accumulate_gradients(model, work)
-        take_out_heads(model, share, kept, config["multiple"], config["importance"] == "taylor")
-        model.zero_grad(set_to_none=True)
-        return
     records, _ = ShardSet.open(work.data, "train").rows(0, 2)
     inputs = model.resize(model.preprocess(torch.from_numpy(np.array(records))))
-    importance = {
-        "magnitude": lambda: tp.importance.GroupMagnitudeImportance(p=2),
-        "taylor": tp.importance.GroupTaylorImportance,
-        "bn_scale": tp.importance.BNScaleImportance,
-    }[config["importance"]]()
-    if config["importance"] == "bn_scale" and not any(
-        isinstance(each, nn.BatchNorm1d | nn.BatchNorm2d) for each in model.modules()
-    ):
-        raise StageError(
-            "bn_scale ranks channels by the scale of their batch norm, and the network has none",
-            where=WHERE,
-            hint="write importance: magnitude or taylor",
-        )
+    whole = copy.deepcopy(model)
+    importance = importance_of(model, config["importance"])
     try:
         pruner = tp.pruner.MetaPruner(
             model.network,
@@ -117,7 +113,7 @@ def take_out(model: Classifier, share: float, work: Work) -> None:
             importance=importance,
             pruning_ratio=share,
             global_pruning=config["scope"] == "global",
-            ignored_layers=ignored,
+            ignored_layers=[head_of(model), *kept.values()],
             round_to=multiple_of(model, config["multiple"]),
         )
         if config["importance"] == "taylor":
@@ -129,11 +125,49 @@ def take_out(model: Classifier, share: float, work: Work) -> None:
     except StageError:
         raise
     except Exception as error:
+        name = culprit(whole, inputs, kept)
+        what = "the network cannot be pruned as it stands" if name is None else f"`{name}` cannot lose channels"
+        keep = "name the layers around it in `keep`" if name is None else f"write keep: [{name}]"
+        line = own_line(error, work.code) if work.code else ""
         raise StageError(
-            f"the network cannot be pruned as it stands: {' '.join(str(error).split())[:300]}",
+            f"{what}: {' '.join(str(error).split())[:300]}{line}",
             where=WHERE,
-            hint="name the layers around it in `keep`, or use `factorize` or `distill`, which need no dependency graph",
+            hint=f"{keep}, or use `factorize` or `distill`, which need no dependency graph",
         ) from error
+
+
+def importance_of(model: Classifier, name: str) -> Any:
+    """torch-pruning's ranking. StageError where the network has nothing that it could rank by."""
+    import torch_pruning as tp
+
+    if name == "bn_scale" and not any(isinstance(each, nn.BatchNorm1d | nn.BatchNorm2d) for each in model.modules()):
+        raise StageError(
+            "bn_scale ranks channels by the scale of their batch norm, and the network has none",
+            where=WHERE,
+            hint="write importance: magnitude or taylor",
+        )
+    if name == "magnitude":
+        return tp.importance.GroupMagnitudeImportance(p=2)
+    return tp.importance.GroupTaylorImportance() if name == "taylor" else tp.importance.BNScaleImportance()
+
+
+def culprit(model: Classifier, inputs: Tensor, kept: Collection[str]) -> str | None:
+    """The first layer that, with one channel less, leaves a network that cannot run; None where it is not one alone."""
+    import torch_pruning as tp
+
+    for name, layer in model.named_modules():
+        if not isinstance(layer, LAYERS) or name in kept or layer is head_of(model):
+            continue
+        trial = copy.deepcopy(model)
+        take = tp.prune_linear_out_channels if isinstance(layer, nn.Linear) else tp.prune_conv_out_channels
+        try:
+            graph = tp.DependencyGraph().build_dependency(trial.network, example_inputs=inputs)
+            graph.get_pruning_group(trial.get_submodule(name), take, idxs=[0]).prune()
+            with torch.no_grad():
+                trial.network(inputs)
+        except Exception:  # whatever a network of the user's raises
+            return str(name)
+    return None
 
 
 def head_of(model: Classifier) -> nn.Module:
@@ -189,10 +223,10 @@ def mask(work: Work) -> Made:
     network = work.parent.network(work.schema, work.code)
     layers = [each for each in network.modules() if isinstance(each, LAYERS) and each is not head_of(network)]
     kept = named_layers(network, work.config["keep"]).values()
+    masked = [layer for layer in layers if all(layer is not each for each in kept)]
     with torch.no_grad():
-        for layer in layers:
-            if all(layer is not each for each in kept):
-                layer.weight.mul_(mask_of(layer.weight, work.config))
+        for layer, stays in zip(masked, masks([layer.weight for layer in masked], work.config), strict=True):
+            layer.weight.mul_(stays)
     weights = dict(network.state_dict())
     zeros = sum(int((each.weight == 0).sum()) for each in layers)
     packed = len(gzip.compress(b"".join(each.numpy().tobytes() for each in weights.values())))
@@ -200,13 +234,27 @@ def mask(work: Work) -> Made:
     return Made(config=work.parent.config, weights=weights, facts=facts, masked=True)
 
 
-def mask_of(weight: Tensor, config: dict[str, Any]) -> Tensor:
-    """1 for the weights that stay and 0 for the others, of the same shape."""
-    size = weight.abs()
-    if config["pattern"] is None:
-        gone = int(config["unstructured"] * size.numel())
-        return (size > size.flatten().kthvalue(gone).values).float() if gone else torch.ones_like(size)
-    flat = size.flatten(1)
+def masks(weights: list[Tensor], config: dict[str, Any]) -> list[Tensor]:
+    """1 for the weights that stay and 0 for the others, of the same shapes."""
+    if config["pattern"] is not None:
+        return [two_of_four(weight) for weight in weights]
+    together = [torch.cat([weight.flatten() for weight in weights])] if config["scope"] == "global" else weights
+    bounds = [largest_gone(each.abs().flatten(), config["unstructured"]) for each in together]
+    return [
+        (weight.abs() > bound).float()
+        for weight, bound in zip(weights, bounds * len(weights) if len(bounds) == 1 else bounds, strict=True)
+    ]
+
+
+def largest_gone(sizes: Tensor, share: float) -> float:
+    """Up to which size so large a share of the weights goes."""
+    gone = int(share * sizes.numel())
+    return float(sizes.kthvalue(gone).values) if gone else -1.0
+
+
+def two_of_four(weight: Tensor) -> Tensor:
+    """1 for the two larger ones of each four weights of a row."""
+    flat = weight.abs().flatten(1)
     padded = functional.pad(flat, (0, -flat.shape[1] % 4))
     groups = padded.reshape(len(padded), -1, 4)
     stays = torch.zeros_like(groups).scatter_(2, groups.topk(2, dim=2).indices, 1.0)

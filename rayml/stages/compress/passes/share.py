@@ -8,10 +8,13 @@ from torch import Tensor, nn
 from rayml.errors import StageError
 from rayml.ml.models import Classifier
 from rayml.ml.surgery import share, sizes
+from rayml.spec.words import listed
 from rayml.stages.compress.api import Made, Work
 from rayml.stages.compress.finetuning import training
 
 WHERE = "compress.ladder"
+SHOWN = 8
+"""Blocks that a message names."""
 
 
 def run(work: Work) -> Made:
@@ -21,7 +24,7 @@ def run(work: Work) -> Made:
     groups = [group for row in alike(network) for group in chunks(row, config["every"])]
     if not groups:
         raise StageError(
-            f"no {config['every']} blocks that follow each other are alike, so none can share weights",
+            f"no {config['every']} blocks that follow each other are alike, so none can share weights{there(network)}",
             where=WHERE,
             hint="transformers and the deeper ResNets have such blocks; use `distill` or `prune` for this network",
         )
@@ -41,11 +44,22 @@ def run(work: Work) -> Made:
     )
 
 
+def there(network: Classifier) -> str:
+    """The blocks that follow each other in the network, for the message that says that they are not alike."""
+    rows = [
+        [f"{name}.{child} ({type(block).__name__})" for child, block in parent.named_children() if shape_of(block)]
+        for name, parent in network.named_modules()
+        if isinstance(parent, nn.Sequential | nn.ModuleList)
+    ]
+    named = [name for row in rows for name in row][:SHOWN]
+    return f"; there are {listed(named, 'and')}" if named else "; there are no blocks in it"
+
+
 def alike(network: Classifier) -> list[list[str]]:
     """Names of blocks with parts of their own that follow each other and have the same class and shapes."""
     rows = []
     for name, parent in network.named_modules():
-        if not isinstance(parent, nn.Sequential):
+        if not isinstance(parent, nn.Sequential | nn.ModuleList):
             continue
         row: list[str] = []
         known: object = None
