@@ -327,7 +327,7 @@ def predict(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="startup, train or tune.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="startup, train, tune or compress.")],
     full: Annotated[
         bool, typer.Option("--full/--quick", help="About 10 minutes, or below 90 seconds.", show_default=True)
     ] = False,
