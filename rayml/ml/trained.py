@@ -32,10 +32,20 @@ def load_trained(folder: Path, schema: Schema, code: str | None) -> Classifier:
 
 def frozen_sample(data: Path, count: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
     """Rows spread evenly over the test split: ids `[n] int64`, raw records `[n, *shape]`. The same at every call."""
-    test = ShardSet.open(data, "test")
-    indices = np.linspace(0, len(test) - 1, num=min(count, len(test)), dtype=np.int64)
+    test, indices = _frozen_places(data, count)
     records, _ = test.gather(indices)
     return test.sample_ids[indices], records
+
+
+def frozen_labels(data: Path, count: int) -> NDArray[np.int64]:
+    """The classes of those rows, as places in the schema's list `[n]`."""
+    test, indices = _frozen_places(data, count)
+    return np.asarray(test.labels, np.int64)[indices]
+
+
+def _frozen_places(data: Path, count: int) -> tuple[ShardSet, NDArray[np.int64]]:
+    test = ShardSet.open(data, "test")
+    return test, np.linspace(0, len(test) - 1, num=min(count, len(test)), dtype=np.int64)
 
 
 @torch.no_grad()

@@ -77,7 +77,13 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder: Path = helpers.write_model(tmp_path_factory.mktemp("export"), helpers.image_schema())
     inputs = np.random.default_rng(0).integers(0, 256, (40, 5, 7, 1), np.uint8)
     probabilities = load_model(folder, threads=1).infer(inputs)[1]
-    np.savez(folder / "parity.npz", sample_ids=np.arange(500, 540), inputs=inputs, probabilities=probabilities)
+    np.savez(
+        folder / "parity.npz",
+        sample_ids=np.arange(500, 540),
+        inputs=inputs,
+        probabilities=probabilities,
+        labels=probabilities.argmax(axis=1),
+    )
     return folder
 
 
@@ -141,6 +147,7 @@ def test_step_checks_and_leaves_nothing_running(cluster: SimpleNamespace, export
     outcome = run(step, {"export": artifact_of(export)}, context_of(cluster.folder, step, tmp_path / "out", events))
     assert outcome.metrics["parity_max_abs_diff"] < 1e-6
     assert outcome.metrics["parity_label_mismatches"] == 0
+    assert outcome.metrics["accuracy"] == 1.0, "the labels of these rows are what the model says"
     assert 0 < outcome.metrics["latency_p50_ms"] <= outcome.metrics["latency_p99_ms"] < 1000
     assert outcome.facts["samples"] == 32
     assert outcome.facts["example"]["sample_id"] == 500

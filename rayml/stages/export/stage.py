@@ -16,7 +16,7 @@ from rayml.ml.divergence import where_it_begins
 from rayml.ml.onnx_export import relabel, session_outputs
 from rayml.ml.schema import Schema
 from rayml.ml.shards import load_schema
-from rayml.ml.trained import MODEL_FILE, compare, frozen_sample, load_trained, torch_probabilities
+from rayml.ml.trained import MODEL_FILE, compare, frozen_labels, frozen_sample, load_trained, torch_probabilities
 from rayml.plan.plan import Step
 from rayml.stages.api import Context, Inputs, Outcome
 from rayml.stages.export.formats.api import Request
@@ -87,7 +87,8 @@ def run(step: Step, inputs: Inputs, context: Context) -> Outcome:
             file.write(request, context.out / file.file)
             written.append(check(name, request, sample, context.out))
     kept = measured if "onnx" in step.config["formats"] else sample
-    np.savez(context.out / PARITY_FILE, sample_ids=ids, inputs=records, probabilities=kept.expected)
+    labels = frozen_labels(inputs["data"].path, len(ids))
+    np.savez(context.out / PARITY_FILE, sample_ids=ids, inputs=records, probabilities=kept.expected, labels=labels)
     return outcome(step, written, schema, kept, context.out)
 
 

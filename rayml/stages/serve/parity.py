@@ -33,7 +33,9 @@ class Frozen:
     inputs: Array
     """`[n, *feature.shape]`, raw records."""
     probabilities: npt.NDArray[np.float32]
-    """`[n, classes]`, computed by torch."""
+    """`[n, classes]`, by the model before."""
+    labels: npt.NDArray[np.int64]
+    """The true classes, as places in the schema's list."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +56,17 @@ def load_frozen(folder: Path, samples: int) -> Frozen:
     path = folder / PARITY_FILE
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            ids, inputs, probabilities = (arrays[name] for name in ("sample_ids", "inputs", "probabilities"))
+            ids, inputs, probabilities, labels = (
+                arrays[name] for name in ("sample_ids", "inputs", "probabilities", "labels")
+            )
     except (OSError, ValueError, KeyError) as error:
         raise StageError(f"the frozen rows cannot be read: {error}", where=str(path), hint="export again") from error
-    if not 0 < len(ids) == len(inputs) == len(probabilities):
+    if not 0 < len(ids) == len(inputs) == len(probabilities) == len(labels):
         raise StageError(
-            f"{len(ids)} ids, {len(inputs)} inputs and {len(probabilities)} answers are no frozen rows", where=str(path)
+            f"{len(ids)} ids, {len(inputs)} inputs, {len(labels)} labels, {len(probabilities)} answers: no frozen rows",
+            where=str(path),
         )
-    return Frozen(ids[:samples], inputs[:samples], probabilities[:samples])
+    return Frozen(ids[:samples], inputs[:samples], probabilities[:samples], labels[:samples])
 
 
 def ask_infer(client: Client, endpoint: Endpoint, tensor: str, inputs: Array, max_rows: int) -> Answers:

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from rayml.artifacts.durable import write_atomic
 from rayml.errors import StageError
@@ -78,12 +79,16 @@ def check(endpoint: Endpoint, settings: Settings, schema: Schema, frozen: Frozen
     for name, (difference, mismatches, _) in compared.items():
         detail = f"largest difference {difference:.2e}, {mismatches} other labels"
         checks.append({"name": f"parity of {name}", "detail": f"{len(frozen.sample_ids)} rows: {detail}"})
+    before, here = accuracy(frozen.probabilities, frozen), accuracy(found["infer, binary"].probabilities, frozen)
+    detail = f"{here:.4f} of {len(frozen.sample_ids)} rows at the endpoint, {before:.4f} before"
+    checks.append({"name": "accuracy, measured again", "detail": detail})
     _, _, worst = max(compared.values(), key=lambda result: result[0])
     first = found["predict, JSON"]
     return Outcome(
         metrics={
             "parity_max_abs_diff": max(difference for difference, _, _ in compared.values()),
             "parity_label_mismatches": float(max(mismatches for _, mismatches, _ in compared.values())),
+            "accuracy": here,
             "latency_p50_ms": float(np.percentile(milliseconds, 50)),
             "latency_p99_ms": float(np.percentile(milliseconds, 99)),
         },
@@ -100,6 +105,11 @@ def check(endpoint: Endpoint, settings: Settings, schema: Schema, frozen: Frozen
             "samples": len(frozen.sample_ids),
         },
     )
+
+
+def accuracy(probabilities: npt.NDArray[np.float32], frozen: Frozen) -> float:
+    """Share of the frozen rows whose most probable class `[n, classes]` is the true one."""
+    return float((probabilities.argmax(axis=1) == frozen.labels).mean())
 
 
 def _check_health(endpoint: Endpoint) -> dict[str, Any]:

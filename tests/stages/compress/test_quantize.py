@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import TensorProto
 from pydantic import TypeAdapter
 from sklearn.datasets import load_digits
 
@@ -147,6 +148,19 @@ def test_what_is_kept_stays_float(work):
     assert len(facts["float_nodes"]) == 1
     with pytest.raises(StageError, match="`nonsense` matches no node"):
         quantize.run(replace(given, config=quantized(keep=["nonsense"])))
+
+
+@pytest.mark.parametrize(("scheme", "small"), [("fp16", TensorProto.FLOAT16), ("bf16", TensorProto.BFLOAT16)])
+def test_half_the_bits_spare_what_is_kept(work, scheme, small):
+    given = work("mlp", scheme=scheme)
+    first = next(node for node in onnx.load(given.parent.onnx).graph.node if node.op_type == "Gemm")
+    types = {}
+    for keep in ([], [first.name]):
+        facts = quantize.run(replace(given, config=quantized(scheme=scheme, keep=keep))).facts
+        assert list(facts["kept"]) == keep
+        held = onnx.load(given.out / "model.onnx").graph.initializer
+        types[bool(keep)] = next(each.data_type for each in held if each.name.startswith(first.input[1]))
+    assert types == {False: small, True: TensorProto.FLOAT}
 
 
 @pytest.mark.parametrize("method", ["minmax", "entropy", "percentile"])

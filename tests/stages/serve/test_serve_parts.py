@@ -267,7 +267,7 @@ def test_record_is_private_and_checked(tmp_path: Path) -> None:
 def test_parity_finds_the_worst_sample(images: SimpleNamespace) -> None:
     inputs = np.random.default_rng(5).integers(0, 256, (9, 5, 7, 1), np.uint8)
     expected = images.model.infer(inputs)[1].copy()
-    frozen = Frozen(np.arange(100, 109), inputs, expected)
+    frozen = Frozen(np.arange(100, 109), inputs, expected, np.zeros(9, np.int64))
     classes = images.model.schema.classes
     endpoint = endpoint_of(images)
     with Client(endpoint.url, endpoint.key) as client:
@@ -289,10 +289,22 @@ def test_parity_finds_the_worst_sample(images: SimpleNamespace) -> None:
 def test_frozen_rows_are_read_or_refused(tmp_path: Path) -> None:
     with pytest.raises(StageError, match="cannot be read"):
         load_frozen(tmp_path, 8)
-    np.savez(tmp_path / "parity.npz", sample_ids=np.arange(5), inputs=np.zeros((5, 3)), probabilities=np.ones((5, 2)))
+    np.savez(
+        tmp_path / "parity.npz",
+        sample_ids=np.arange(5),
+        inputs=np.zeros((5, 3)),
+        probabilities=np.ones((5, 2)),
+        labels=np.ones(5, int),
+    )
     assert len(load_frozen(tmp_path, 3).inputs) == 3
     assert len(load_frozen(tmp_path, 64).sample_ids) == 5
-    np.savez(tmp_path / "parity.npz", sample_ids=np.arange(4), inputs=np.zeros((5, 3)), probabilities=np.ones((5, 2)))
+    np.savez(
+        tmp_path / "parity.npz",
+        sample_ids=np.arange(4),
+        inputs=np.zeros((5, 3)),
+        probabilities=np.ones((5, 2)),
+        labels=np.ones(5, int),
+    )
     with pytest.raises(StageError, match="no frozen rows"):
         load_frozen(tmp_path, 3)
 
