@@ -124,12 +124,12 @@ class Trainings:
     def __init__(self, settings: TableSettings) -> None:
         from rayml.plan.build import build_plan
         from rayml.plan.facts import gather_facts
-        from rayml.spec.cluster import ClusterSpec
+        from rayml.spec.cluster import LocalCluster
         from rayml.spec.job import JobSpec
 
         self.settings = settings
         job = JobSpec.model_validate(job_document(settings))
-        cluster = ClusterSpec.model_validate({"cpus": 1, "gpus": 0})
+        cluster = LocalCluster.model_validate({"cpus": 1, "gpus": 0})
         plan = build_plan(job, cluster, gather_facts(job, cluster, Path()), "rayml bench tune", Path())
         assert plan.origin is not None, "the plan of a whole job says what it was made from"
         self.origin = plan.origin

@@ -22,7 +22,7 @@ from rayml.plan.facts import gather_facts
 from rayml.plan.plan import Plan
 from rayml.process import die_with_parent
 from rayml.run.session import Session
-from rayml.spec.cluster import ClusterSpec
+from rayml.spec.cluster import LocalCluster
 from rayml.spec.job import JobSpec
 from rayml.stages.api import Context
 from rayml.stages.train import stage
@@ -94,7 +94,7 @@ def train_plan(settings: TrainSettings) -> Plan:
             },
         }
     )
-    cluster = ClusterSpec.model_validate({"cpus": cpus, "gpus": 0})
+    cluster = LocalCluster.model_validate({"cpus": cpus, "gpus": 0})
     return build_plan(job, cluster, gather_facts(job, cluster, Path()), "rayml bench train", Path())
 
 

@@ -16,7 +16,7 @@ from rayml.plan.plan import ClusterPlan, Decision, NodesPlan, Origin, Plan, Reso
 from rayml.plan.training import dump, resolve_train, resolve_workers
 from rayml.plan.tuning import as_part_of_a_trial, build_tune_step, check_fits
 from rayml.spec.check import check_job
-from rayml.spec.cluster import ClusterSpec
+from rayml.spec.cluster import Cluster, LocalCluster, read_cluster
 from rayml.spec.job import JobSpec
 from rayml.spec.point import job_document, put_values
 from rayml.spec.space import Point
@@ -40,7 +40,7 @@ INPUTS: dict[str, tuple[str, ...]] = {
 
 
 def build_plan(
-    job: JobSpec, cluster: ClusterSpec, facts: Facts, job_file: str, base: Path, decision: Decision | None = None
+    job: JobSpec, cluster: Cluster, facts: Facts, job_file: str, base: Path, decision: Decision | None = None
 ) -> Plan:
     """Resolve a job. PlanError where the cluster cannot hold it.
 
@@ -87,7 +87,7 @@ def rebuild_plan(plan: Plan, decision: Decision) -> Plan:
     """The same job with the decision of its sweep."""
     assert plan.origin is not None, "every plan has an origin"
     origin = plan.origin
-    job, cluster = JobSpec.model_validate(origin.job), ClusterSpec.model_validate(origin.cluster)
+    job, cluster = JobSpec.model_validate(origin.job), read_cluster(origin.cluster)
     return build_plan(job, cluster, read_facts(origin.facts), plan.job_file, Path(plan.base), decision)
 
 
@@ -125,14 +125,15 @@ def build_trial(origin: Origin, values: Point, population: dict[str, Any] | None
     """
     document, job = trial_job(origin.job, values)
     facts = read_facts(origin.facts)
-    whole = resolve_cluster(ClusterSpec.model_validate(origin.cluster), facts)
+    whole = resolve_cluster(read_cluster(origin.cluster), facts)
     assert job.train is not None and job.tune is not None, "checked with the spec"
     workers = resolve_workers(job.train, whole)
     job = JobSpec.model_validate(put_values(document, {"train.workers": workers}))
     own_cpus = workers * job_tune(job).cpus_per_worker
     has_gpus = whole.gpus or (whole.nodes is not None and whole.nodes.gpus)
     check_fits(whole, own_cpus, workers if has_gpus else 0)
-    cluster = whole.model_copy(update={"cpus": own_cpus, "gpus": workers if has_gpus else 0, "nodes": None})
+    held = {"cpus": own_cpus, "gpus": workers if has_gpus else 0, "nodes": None, "attach": False}
+    cluster = whole.model_copy(update=held)
     marked = None if population is None else Decision(trial=-1, values={}, population=population, objectives={}, why="")
     steps: list[Step] = []
     for stage in trial_stages(job):
@@ -181,8 +182,12 @@ def measures_file(tune: TuneSpec, metrics: tuple[str, ...]) -> bool:
     return any(metric in metrics for metric in asked)
 
 
-def resolve_cluster(cluster: ClusterSpec, facts: Facts) -> ClusterPlan:
-    """What Ray is started with."""
+def resolve_cluster(cluster: Cluster, facts: Facts) -> ClusterPlan:
+    """What Ray is started with, or what may be taken of a Ray that runs."""
+    if not isinstance(cluster, LocalCluster):
+        return ClusterPlan(
+            cpus=facts.cpus, gpus=facts.gpus, object_store=0, price_per_hour=cluster.price_per_hour, attach=True
+        )
     nodes = cluster.nodes
     if nodes is not None and nodes.gpus:
         raise PlanError(
@@ -199,7 +204,7 @@ def resolve_cluster(cluster: ClusterSpec, facts: Facts) -> ClusterPlan:
     )
 
 
-def resolve_object_store(cluster: ClusterSpec, facts: Facts) -> int:
+def resolve_object_store(cluster: LocalCluster, facts: Facts) -> int:
     """Bytes of shared memory for Ray's objects."""
     if cluster.object_store != "auto":
         return cluster.object_store

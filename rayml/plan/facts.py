@@ -15,7 +15,7 @@ from rayml.errors import PlanError
 from rayml.plan.code import STAGE_CODE, code_digest
 from rayml.plan.deepspeed_check import read_document
 from rayml.plan.sources import fingerprint
-from rayml.spec.cluster import ClusterSpec
+from rayml.spec.cluster import Cluster
 from rayml.spec.compress import Distill
 from rayml.spec.job import JobSpec
 from rayml.spec.model import CallableModel
@@ -70,7 +70,7 @@ RunTrials = Callable[[str], list[dict[str, Any]]]
 
 def gather_facts(
     job: JobSpec,
-    cluster: ClusterSpec,
+    cluster: Cluster,
     base: Path,
     run_weights: RunWeights | None = None,
     run_trials: RunTrials | None = None,

@@ -81,6 +81,8 @@ class ClusterPlan(_Value):
     price_per_hour: float | None = None
     """Of the machine, or of the head node."""
     nodes: NodesPlan | None = None
+    attach: bool = False
+    """Whether Ray runs already where the plan is walked, and is joined and left as it is."""
 
 
 class Origin(_Value):

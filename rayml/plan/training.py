@@ -167,7 +167,14 @@ def resolve_launcher(train: TrainSpec, cluster: ClusterPlan) -> str:
         return "inline"
     if train.strategy.kind == "parameter_server":
         return "ray_train"
-    return "processes" if train.launcher == "auto" else train.launcher
+    if cluster.attach and train.launcher == "processes":
+        raise PlanError(
+            "processes are forked on the head of a cluster, beside no other node and outside of its accounts",
+            where="train.launcher",
+            hint="leave launcher out, or write ray_train",
+        )
+    fitting = "ray_train" if cluster.attach else "processes"
+    return fitting if train.launcher == "auto" else train.launcher
 
 
 def check_start(job: JobSpec, facts: Facts) -> None:

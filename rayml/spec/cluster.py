@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from rayml.spec.base import Auto, Bytes, Seconds, Spec
+from rayml.spec.base import Auto, Bytes, Fits, Seconds, Spec, Text
+from rayml.spec.kuberay import KubeRayCluster
 
 
 class NodesSpec(Spec):
@@ -33,7 +34,7 @@ class NodesSpec(Spec):
         return self
 
 
-class ClusterSpec(Spec):
+class LocalCluster(Spec):
     """This machine, or the share of it that a run may take."""
 
     kind: Literal["local"] = "local"
@@ -47,3 +48,36 @@ class ClusterSpec(Spec):
     """Of this machine, or of the head node where there are `nodes`, in the currency of budgets."""
     nodes: NodesSpec | None = None
     """More nodes, which come and go with the work. Trials of a sweep run on them."""
+
+
+Address = Annotated[str, Field(pattern=r"^https?://[^\s/@?#]+$"), Fits("`http://HOST:PORT` of a Ray head's dashboard")]
+
+
+class RayCluster(Spec):
+    """A Ray cluster that somebody else runs. Jobs are handed to its head's Jobs API (`rayml submit`)."""
+
+    kind: Literal["ray"]
+    address: Address | None = None
+    """Of the head's dashboard, usually port 8265. `rayml submit --address` takes its place."""
+    storage: Text
+    """Where runs and artifacts are: a folder that every node sees, or `s3://bucket/prefix`."""
+    cpus: int = Field(ge=1)
+    """What a job may take of all nodes together."""
+    gpus: int = Field(default=0, ge=0)
+    """The same."""
+    price_per_hour: Annotated[float, Field(gt=0)] | None = None
+    """Of what a job may take, in the currency of budgets."""
+
+
+Cluster = LocalCluster | RayCluster | KubeRayCluster
+CLUSTERS: dict[str, type[LocalCluster | RayCluster | KubeRayCluster]] = {
+    "local": LocalCluster,
+    "ray": RayCluster,
+    "kuberay": KubeRayCluster,
+}
+"""A file's `kind` to what it holds; one without is of this machine."""
+
+
+def read_cluster(document: dict[str, Any]) -> Cluster:
+    """The cluster of a document that was checked before."""
+    return CLUSTERS[document.get("kind", "local")].model_validate(document)

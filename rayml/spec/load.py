@@ -13,14 +13,14 @@ from pydantic import ValidationError
 from rayml.errors import Problem, SpecError
 from rayml.spec.base import Spec
 from rayml.spec.check import check_job
-from rayml.spec.cluster import ClusterSpec
+from rayml.spec.cluster import CLUSTERS, Cluster
 from rayml.spec.job import JobSpec
 from rayml.spec.overrides import override
 from rayml.spec.problems import find, problems_of, truth_values
 from rayml.spec.searching import place_in_file, search_problems, with_search_as_sweep
 from rayml.spec.sweep import sweep_problems
 from rayml.spec.tree import MAX_BYTES, Node, join, parse_yaml, resolve
-from rayml.spec.words import nearest, shorten
+from rayml.spec.words import listed, nearest, shorten
 
 SpecKind = TypeVar("SpecKind", bound=Spec)
 
@@ -65,12 +65,25 @@ def locate(path: Path, at: str) -> int | None:
     return node.line
 
 
-def load_cluster(
-    path: Path | None, overrides: Sequence[str] = (), environ: Mapping[str, str] | None = None
-) -> ClusterSpec:
+def load_cluster(path: Path | None, overrides: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> Cluster:
     """The cluster that a file describes; this machine where there is no file. Otherwise as `load_job`."""
     tree, problems = (Node({}, "cluster", None), []) if path is None else read_tree(path)
-    return _checked(ClusterSpec, tree, problems, overrides, environ)
+    kind, unknown = _kind_of_cluster(tree)
+    return _checked(CLUSTERS[kind], tree, [*problems, *unknown], overrides, environ)
+
+
+def _kind_of_cluster(tree: Node) -> tuple[str, list[Problem]]:
+    """The file's `kind`, `local` without one. One that is unknown is a problem, and the rest is read as the nearest."""
+    assert isinstance(tree.value, dict), "read_tree refuses anything else"
+    node = tree.value.get("kind")
+    if node is None:
+        return "local", []
+    if isinstance(node.value, str) and node.value in CLUSTERS:
+        return node.value, []
+    near = nearest(str(node.value), list(CLUSTERS))
+    what = f"{node.shown()} is not {listed(list(CLUSTERS))}{f'; did you mean `{near}`?' if near else ''}"
+    tree.value["kind"] = Node(near or "local", node.file, node.line)
+    return near or "local", [Problem(node.file, node.line, "kind", what)]
 
 
 def read_tree(path: Path) -> tuple[Node, list[Problem]]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from rayml.spec.base import Spec
-from rayml.spec.cluster import ClusterSpec
+from pydantic import TypeAdapter
+
+from rayml.spec.cluster import Cluster
 from rayml.spec.job import JobSpec
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -16,16 +17,16 @@ _SCALARS = {"integer", "number", "boolean", "string"}
 
 def job_schema() -> dict[str, Any]:
     """What a job file may hold. Rules between fields, such as shares that sum to 1, are left to `rayml validate`."""
-    return _schema(JobSpec, "rayml job file")
+    return _schema(JobSpec.model_json_schema(), "rayml job file")
 
 
 def cluster_schema() -> dict[str, Any]:
     """What a cluster file may hold."""
-    return _schema(ClusterSpec, "rayml cluster file")
+    about = "What a job may use: this machine, a Ray cluster that runs, or one that KubeRay makes."
+    return _schema({"description": about, **TypeAdapter(Cluster).json_schema()}, "rayml cluster file")
 
 
-def _schema(spec: type[Spec], title: str) -> dict[str, Any]:
-    schema = spec.model_json_schema()
+def _schema(schema: dict[str, Any], title: str) -> dict[str, Any]:
     for section in (schema, *schema.get("$defs", {}).values()):
         for name, field in section.get("properties", {}).items():
             if name != "kind":

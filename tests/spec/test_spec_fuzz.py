@@ -206,7 +206,9 @@ def _valid_one(slot: Slot) -> st.SearchStrategy[Any]:
     if get_origin(slot.type) is dict:
         return st.dictionaries(valid(slots_of(arguments[0])), valid(slots_of(arguments[1])), min_size=1, max_size=3)
     if get_origin(slot.type) is tuple and arguments[-1] is Ellipsis:
-        return st.lists(valid(slots_of(arguments[0])), min_size=1, max_size=3)
+        # Each word once, as `export.formats` asks for.
+        words = get_origin(arguments[0]) is Literal
+        return st.lists(valid(slots_of(arguments[0])), min_size=1, max_size=3, unique=words)
     if get_origin(slot.type) is tuple:
         return st.tuples(*[valid(slots_of(argument)) for argument in arguments]).map(list)
     if slot.type is bool:

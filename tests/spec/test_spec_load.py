@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rayml.errors import SpecError, error_from_json
-from rayml.spec.cluster import ClusterSpec
+from rayml.spec.cluster import LocalCluster
 from rayml.spec.load import load_cluster, load_job
 from rayml.spec.tree import MAX_BYTES
 
@@ -37,8 +37,8 @@ def test_shipped_clusters_load(path: Path | None) -> None:
 
 
 def test_cluster_without_a_file_takes_overrides() -> None:
-    assert load_cluster(None) == ClusterSpec()
-    assert load_cluster(None, ["gpus=8", "object_store=32GiB"]) == ClusterSpec(gpus=8, object_store=32 * 2**30)
+    assert load_cluster(None) == LocalCluster()
+    assert load_cluster(None, ["gpus=8", "object_store=32GiB"]) == LocalCluster(gpus=8, object_store=32 * 2**30)
     with pytest.raises(SpecError, match=r"^--set gpu=8: gpu: no such field; did you mean `gpus`\?$"):
         load_cluster(None, ["gpu=8"])
 
