@@ -32,8 +32,17 @@ HomeFolder = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document to standard output.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, the beginning of it, or a job's name.")]
 
+Address = Annotated[
+    str | None, typer.Option("--address", envvar="RAYML_ADDRESS", help="Of a Ray head's dashboard: http://HOST:8265.")
+]
+StorageUri = Annotated[
+    str | None,
+    typer.Option("--storage", envvar="RAYML_STORAGE", help="A folder that all nodes see, or s3://BUCKET/PREFIX."),
+]
+
 DEFAULT_HOME = Path(".rayml")
 NO_OVERRIDES: list[str] = []
+NO_GATES: list[str] = []
 EXIT_INTERRUPTED = 130
 
 
@@ -135,9 +144,10 @@ def run(
     from rayml.observe.runs import Home
     from rayml.plan.show import forecast
     from rayml.run.launch import launch
-    from rayml.run.resolve import resolve
+    from rayml.run.resolve import require_here, resolve
 
     resolved, store, previous = resolve(job, overrides, cluster, home, to)
+    require_here(resolved)
     planned = forecast(resolved, store, previous)
     result, error = launch(resolved, planned, Home(home), console(stderr=as_json))
     if as_json:
@@ -147,6 +157,107 @@ def run(
     if result["status"] == "interrupted":
         say(f"stopped; nothing is left running. To go on after the last finished step: {go_on()}", error=True)
     raise typer.Exit(result["exit_code"])
+
+
+@app.command()
+def submit(
+    job: JobFile,
+    overrides: Overrides = NO_OVERRIDES,
+    cluster: ClusterFile = None,
+    address: Address = None,
+    storage: StorageUri = None,
+    name: Annotated[str | None, typer.Option("--run", help="The run's name; of its job and steps if left out.")] = None,
+    to: Annotated[str | None, typer.Option("--to", metavar="STEP", help="Stop after this step.")] = None,
+    dry: Annotated[bool, typer.Option("--dry-run", help="Print exactly what would be sent.")] = False,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the run to its end.")] = True,
+    home: HomeFolder = DEFAULT_HOME,
+    as_json: AsJson = False,
+) -> None:
+    """Hand a job to a cluster.
+
+    The same command again goes on where the run is.
+    """
+    from rayml.run import submit as handing
+    from rayml.run.resolve import resolve
+    from rayml.spec.load import load_cluster
+
+    to_cluster = handing.target(None if cluster is None else load_cluster(cluster), address, storage)
+    resolved, _, _ = resolve(job, overrides, to_cluster, home, to)
+    sent = handing.without_endpoint(resolved)
+    if dry:
+        print_json(handing.dry_run(sent, to_cluster, name))
+        return
+    document = handing.submit(sent, to_cluster, name, wait, console(stderr=as_json))
+    if as_json:
+        print_json(document)
+    raise typer.Exit(document["exit_code"])
+
+
+@app.command()
+def lint(
+    paths: Annotated[list[str], typer.Argument(metavar="FILE", help="YAML files or folders; - is standard input.")],
+    schemas: Annotated[Path | None, typer.Option("--schemas", help="A folder of CRD schemas as JSON.")] = None,
+    gates: Annotated[
+        list[str], typer.Option("--gate", metavar="NAME=true", help="A feature gate of KubeRay.")
+    ] = NO_GATES,
+    as_json: AsJson = False,
+) -> None:
+    """Check Kubernetes manifests.
+
+    Schemas, KubeRay's own rules, Pod Security and what leaks or exposes.
+    """
+    from rayml.lint.command import run as check
+
+    raise typer.Exit(check(paths, None if schemas is None else str(schemas), gates, as_json))
+
+
+@app.command()
+def stop(run: RunName, address: Annotated[str, typer.Option(help="Of the head's dashboard.")]) -> None:
+    """End a run on a cluster. It can be submitted again, and goes on."""
+    from rayml.run.submit import stop as end
+
+    say(f"job {end(address, run)} was asked to end")
+
+
+@app.command()
+def runs(storage: StorageUri = None, home: HomeFolder = DEFAULT_HOME, as_json: AsJson = False) -> None:
+    """List the runs of a storage, the newest first. No cluster has to be there."""
+    from rayml.run.records import list_runs, print_runs
+
+    listed = list_runs(storage, home)
+    if as_json:
+        print_json({"runs": listed})
+    else:
+        print_runs(console(), listed)
+
+
+@app.command()
+def status(run: RunName, storage: StorageUri = None, home: HomeFolder = DEFAULT_HOME, as_json: AsJson = False) -> None:
+    """Say where a run is. No cluster has to be there."""
+    from rayml.run.records import describe_run, print_run
+
+    described = describe_run(storage, home, run)
+    if as_json:
+        print_json(described)
+    else:
+        print_run(console(), described)
+
+
+@app.command()
+def logs(
+    run: RunName,
+    file: Annotated[str | None, typer.Option("--file", help="A log of this name instead of the events.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run ends.")] = False,
+    storage: StorageUri = None,
+    home: HomeFolder = DEFAULT_HOME,
+) -> None:
+    """Print what happened in a run, or a log of one of its processes. No cluster has to be there."""
+    from rayml.run.records import print_events, print_log
+
+    if file is None:
+        print_events(console(), storage, home, run, follow)
+    else:
+        print_log(console(), storage, home, run, file)
 
 
 @app.command()

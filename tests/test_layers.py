@@ -14,6 +14,7 @@ LAYERS = (
     "errors",
     "process",
     "spec",
+    "lint",
     "artifacts",
     "plan",
     "observe",

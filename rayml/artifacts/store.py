@@ -93,7 +93,7 @@ class Store(Protocol):
         ...
 
 
-class _Entry(BaseModel):
+class Record(BaseModel):
     """What manifest.json holds: the manifest, and which attempt's folder it speaks of."""
 
     model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
@@ -132,7 +132,7 @@ class LocalStore:
         sync_tree(folder)
         sync_folder(home)
         complete = manifest.model_copy(update={"files": describe_files(folder)})
-        entry = _Entry(attempt=folder.name, manifest=complete)
+        entry = Record(attempt=folder.name, manifest=complete)
         content = entry.model_dump_json(indent=1).encode()
         while not create_exclusive(home / "manifest.json", content):
             committed = self.find(manifest.kind, manifest.key)
@@ -187,7 +187,7 @@ class LocalStore:
 
     def _read(self, folder: Path) -> Artifact | None:
         try:
-            entry = _Entry.model_validate_json((folder / "manifest.json").read_bytes())
+            entry = Record.model_validate_json((folder / "manifest.json").read_bytes())
         except (FileNotFoundError, ValidationError):
             return None
         return Artifact(entry.manifest, folder / entry.attempt)

@@ -64,6 +64,11 @@ class RunFolder:
         last = next((event for event in reversed(self.events()) if event["kind"] == "run_done"), None)
         return "interrupted" if last is None else str(last["status"])
 
+    def log_files(self) -> list[Path]:
+        """What its processes printed: the driver's, the workers', Ray's own."""
+        found = [self.path / "driver.log", *sorted((self.path / "logs").rglob("*"))]
+        return [path for path in found if path.is_file()]
+
 
 class Home:
     """The folder that holds everything that rayml leaves on a machine: `.rayml` unless told otherwise."""

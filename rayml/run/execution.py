@@ -8,26 +8,31 @@ import time
 import traceback
 
 from rayml import __version__
-from rayml.artifacts.store import LocalStore
+from rayml.artifacts.store import LocalStore, Store
 from rayml.errors import RaymlError, machine_failure
 from rayml.observe.events import EventLog
 from rayml.observe.runs import Home, RunFolder
+from rayml.run.joined import JoinedSession
 from rayml.run.runner import Runner
 from rayml.run.session import Session
 
 EXIT_INTERRUPTED = 130
 
 
-def execute(home: Home, run: RunFolder) -> int:
-    """Walk the plan of a run folder and write its last event; the exit code."""
+def execute(home: Home, run: RunFolder, store: Store | None = None) -> int:
+    """Walk the plan of a run folder and write its last event; the exit code.
+
+    Args:
+        store: where artifacts are; in the home where None.
+    """
     plan = run.plan()
     log = EventLog(run.events_path)
-    session = Session(plan, run.path)
+    session = JoinedSession(run.id) if plan.cluster.attach else Session(plan, run.path)
     started = time.perf_counter()
     log.emit("run_started", run=run.id, job=plan.job, job_file=plan.job_file, rayml=__version__, host=platform.node())
     status, exit_code, error = "done", 0, None
     try:
-        Runner(plan, LocalStore(home.artifacts), run.path, log, session).run()
+        Runner(plan, store or LocalStore(home.artifacts), run.path, log, session).run()
     except RaymlError as failure:
         status, exit_code, error = "failed", failure.exit_code, failure.to_json()
     except KeyboardInterrupt:

@@ -14,24 +14,26 @@ from rayml.plan.settle import settle_if_possible
 from rayml.plan.show import last_seconds
 from rayml.plan.tuning import check_sweep
 from rayml.run.starts import run_trials, run_weights
+from rayml.spec.cluster import Cluster
 from rayml.spec.job import JobSpec
 from rayml.spec.load import load_cluster, load_job, locate
 
 
 def resolve(
-    job: Path, overrides: list[str], cluster: Path | None, home: Path, to: str | None = None
+    job: Path, overrides: list[str], cluster: Path | Cluster | None, home: Path, to: str | None = None
 ) -> tuple[Plan, LocalStore, Plan | None]:
     """The plan, the store, and the plan of this job's last run.
 
     Args:
         overrides: `a.b=value`, for keys of the job file.
-        cluster: the cluster file; None for this machine.
+        cluster: the cluster, or its file; None for this machine.
         to: the last step of the plan; None for all.
     Raises:
         SpecError: the job or cluster file is wrong.
         PlanError: the job does not fit the cluster, or what it names is not there.
     """
-    spec, cluster_spec = load_job(job, overrides), load_cluster(cluster)
+    spec = load_job(job, overrides)
+    cluster_spec = load_cluster(cluster) if cluster is None or isinstance(cluster, Path) else cluster
     base = job.absolute().parent
     folders = Home(home)
     facts = gather_facts(
@@ -46,6 +48,16 @@ def resolve(
         raise at_its_line(error, job) from None
     plan = settle_if_possible(plan, store)
     return plan if to is None else cut_after(plan, to), store, folders.latest_plan(spec.name)
+
+
+def require_here(plan: Plan) -> None:
+    """PlanError where a plan is for a cluster that is not this machine."""
+    if plan.cluster.attach:
+        raise PlanError(
+            "rayml run works on this machine, and the cluster file names another one",
+            where="--cluster",
+            hint="type rayml submit with the same arguments",
+        )
 
 
 def at_its_line(error: PlanError, job: Path) -> PlanError:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Protocol
 
 from rayml.artifacts.durable import write_atomic
 from rayml.artifacts.store import Artifact, Store
@@ -17,8 +19,20 @@ from rayml.plan.plan import Plan, Step
 from rayml.plan.settle import settle
 from rayml.run import gates, policy
 from rayml.run.making import Maker
-from rayml.run.session import Session
 from rayml.stages.table import load_preparation
+
+
+class Session(Protocol):
+    """Ray, for as long as a run needs it (rayml.run.session, rayml.run.joined)."""
+
+    def start(self, note: Callable[..., None]) -> None:
+        """Have it there. BackendError where it does not come up."""
+
+    def begin(self) -> None:
+        """Let it start beside what goes on; `start` waits for it."""
+
+    def stop(self) -> None:
+        """Let go of it."""
 
 
 class Runner:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from rayml.spec.base import Bytes, Fits, Seconds, Spec, Text
+from rayml.spec.base import Bytes, Fits, Seconds, Spec
 
 DNS_LABEL = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 Label = Annotated[str, Field(pattern=DNS_LABEL, max_length=63), Fits("lower case letters, digits and dashes")]
@@ -14,14 +14,29 @@ Image = Annotated[
     str, Field(pattern=r"^[^\s@]+@sha256:[0-9a-f]{64}$"), Fits("an image by its digest: `name@sha256:...`")
 ]
 Storage = Annotated[str, Field(pattern=r"^s3://[^\s@?#]+$"), Fits("`s3://bucket/prefix`")]
+NodeKey = Annotated[
+    str,
+    Field(pattern=r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$"),
+    Fits("the key of a label, such as `rayml.io/pool`"),
+]
+NodeValue = Annotated[
+    str, Field(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$"), Fits("the value of a label")
+]
+SHM_SHARE, SHM_UNIT = 0.3, 2**20
+SMALLEST_SHM = 128 * 2**20
+"""Ray's smallest object store has 75 MiB."""
+RESERVED_GROUPS = ("head", "submitter")
+"""Names that Kueue gives to the other pods of a job."""
+MOST_GROUPS = 6
+"""Kueue admits eight kinds of pods together; head and submitter are two of them."""
 
 
 class TolerationSpec(Spec):
     """A taint that pods of a group may stand on."""
 
-    key: Text
+    key: NodeKey
     """Of the taint."""
-    value: Text | None = None
+    value: NodeValue | None = None
     """Any value where it is left out."""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] = "NoSchedule"
     """Of the taint."""
@@ -38,10 +53,25 @@ class PodSpec(Spec):
     """NVIDIA's."""
     shm: Bytes | None = None
     """Shared memory (`/dev/shm`) for Ray's objects, a part of `memory`. 30 % of it where nothing is written."""
-    node_selector: dict[Text, Text] = Field(default_factory=dict)
+    disk: Bytes = 20 * 2**30
+    """For logs, caches and objects that do not fit into `shm`. A pod that writes more is evicted."""
+    node_selector: dict[NodeKey, NodeValue] = Field(default_factory=dict)
     """Labels that the node has to have."""
     tolerations: tuple[TolerationSpec, ...] = ()
     """Taints of the node that the pod may stand on."""
+
+    @property
+    def shared_memory(self) -> int:
+        """Bytes of `/dev/shm`."""
+        return self.shm or int(self.memory * SHM_SHARE) // SHM_UNIT * SHM_UNIT
+
+    @model_validator(mode="after")
+    def _shm_fits_into_memory(self) -> PodSpec:
+        if self.shared_memory < SMALLEST_SHM:
+            raise ValueError(f"shm is below {SMALLEST_SHM // SHM_UNIT}MiB; without `shm`, it is 30 % of memory")
+        if self.shared_memory >= self.memory:
+            raise ValueError("shm is a part of memory, and has to be smaller")
+        return self
 
 
 class HeadSpec(PodSpec):
@@ -75,9 +105,15 @@ class GroupSpec(PodSpec):
             raise ValueError(f"max {self.max} is below min {self.min}")
         return self
 
+    @model_validator(mode="after")
+    def _name_is_not_reserved(self) -> GroupSpec:
+        if self.name in RESERVED_GROUPS:
+            raise ValueError(f"`{self.name}` is the name of other pods of the job")
+        return self
+
 
 class QueueSpec(Spec):
-    """Who admits the job: all its pods at once, or none."""
+    """Who admits the job: all its pods at once, or none. In a queue, each group has `max` pods from the start."""
 
     kind: Literal["kueue", "volcano"]
     name: Label
@@ -89,8 +125,8 @@ class QueueSpec(Spec):
 class RedisSpec(Spec):
     """Where the head keeps what the cluster knows, so that a new head goes on with it."""
 
-    address: Text
-    """`redis:6379`."""
+    address: Annotated[str, Field(pattern=r"^(rediss?://)?[A-Za-z0-9.-]+:\d{1,5}$"), Fits("`redis:6379`")]
+    """`redis:6379`, or `rediss://redis:6379` for TLS."""
     password: Label | None = None
     """Name of the secret whose key `password` it is."""
 
@@ -101,7 +137,7 @@ class FinishSpec(Spec):
     ttl: Seconds = 300.0
     """How long the RayJob stays after a success."""
     keep_failed: Seconds = 3600.0
-    """How long the cluster of a failed job stays, so that it can be looked into."""
+    """How long the cluster of a failed job stays, to be looked into. In Kueue's queue it goes after `ttl`."""
     deadline: Seconds | None = None
     """After which the job is ended; never where nothing is written."""
     retries: int = Field(default=2, ge=0, le=10)
@@ -111,9 +147,9 @@ class FinishSpec(Spec):
 class ScheduleSpec(Spec):
     """When the job is started again and again, as a RayCronJob."""
 
-    cron: Annotated[str, Field(pattern=r"^\S+( \S+){4}$"), Fits("five fields, such as `0 3 * * *`")]
+    cron: Annotated[str, Field(pattern=r"^[\w*/,?-]+( [\w*/,?-]+){4}$"), Fits("five fields, such as `0 3 * * *`")]
     """When: minute, hour, day, month and day of the week."""
-    time_zone: Text = "Etc/UTC"
+    time_zone: Annotated[str, Field(pattern=r"^[A-Za-z0-9_+/-]+$"), Fits("such as `Europe/Berlin`")] = "Etc/UTC"
     """As in the IANA database."""
 
 
@@ -149,6 +185,8 @@ class KubeRayCluster(Spec):
     """Once, now, where nothing is written."""
     upgrade: Literal["new_cluster", "incremental"] = "new_cluster"
     """How the endpoint of a new model takes the place of the old one; both without an answer lost."""
+    gateway_class: Label | None = None
+    """Of the Gateway API; `upgrade: incremental` moves requests through it."""
 
     @property
     def cpus(self) -> int:
@@ -174,4 +212,24 @@ class KubeRayCluster(Spec):
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise ValueError(f"two groups are called `{twice}`")
+        return self
+
+    @model_validator(mode="after")
+    def _queue_fits(self) -> KubeRayCluster:
+        if self.queue is None:
+            return self
+        if self.schedule is not None:
+            raise ValueError(
+                "a schedule has no queue: KubeRay hands no labels on to the jobs that it makes by schedule"
+            )
+        if self.queue.kind == "kueue" and len(self.groups) > MOST_GROUPS:
+            raise ValueError(f"{len(self.groups)} groups, and Kueue admits {MOST_GROUPS}")
+        return self
+
+    @model_validator(mode="after")
+    def _incremental_upgrade_fits(self) -> KubeRayCluster:
+        if self.upgrade == "incremental" and self.gateway_class is None:
+            raise ValueError("`upgrade: incremental` needs `gateway_class`")
+        if self.upgrade == "incremental" and self.queue is not None:
+            raise ValueError("`upgrade: incremental` needs the autoscaler, which does not run in a queue")
         return self

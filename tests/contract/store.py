@@ -34,6 +34,10 @@ def manifest(key: str, kind: str = "train", **changes) -> Manifest:
     return Manifest(**{**values, **changes})
 
 
+HARMED = {"flip": b"Weights", "truncate": b"we", "grow": b"weights and more"}
+"""What model.safetensors holds after each damage; it held b"weights"."""
+
+
 def write(store, key: str, content: bytes = b"weights", kind: str = "train") -> Path:
     folder = store.staging(kind, key)
     (folder / "deep" / "ordner für daten").mkdir(parents=True)
@@ -43,6 +47,18 @@ def write(store, key: str, content: bytes = b"weights", kind: str = "train") -> 
 
 
 class StoreContract:
+    def harm(self, store, artifact, how: str) -> str:
+        """Damage model.safetensors where the store keeps it; gives the name that faults call it by."""
+        path = artifact.path / "model.safetensors"
+        path.chmod(0o644)
+        if how == "folder":
+            shutil.rmtree(artifact.path)
+        elif how == "delete":
+            path.unlink()
+        else:
+            path.write_bytes(HARMED[how])
+        return str(path)
+
     def test_what_was_committed_is_found(self, store):
         key = digest("one")
         folder = write(store, key)
@@ -108,14 +124,7 @@ class StoreContract:
     def test_verify_names_the_file_that_changed(self, store, damage):
         key = digest("verified")
         artifact = store.commit(write(store, key), manifest(key))
-        path = artifact.path / "model.safetensors"
-        path.chmod(0o644)
-        content = path.read_bytes()
-        if damage == "delete":
-            path.unlink()
-        else:
-            changed = {"flip": b"W" + content[1:], "truncate": content[:2], "grow": content + b"!"}[damage]
-            path.write_bytes(changed)
+        self.harm(store, artifact, damage)
         faults = store.verify(artifact)
         assert len(faults) == 1
         assert faults[0].file.endswith("model.safetensors")
@@ -124,15 +133,9 @@ class StoreContract:
     def test_what_lost_a_file_is_not_found_and_is_made_anew(self, store, damage):
         key = digest("damaged")
         artifact = store.commit(write(store, key), manifest(key))
-        path = artifact.path / "model.safetensors"
-        if damage == "folder":
-            shutil.rmtree(artifact.path)
-        elif damage == "delete":
-            path.unlink()
-        else:
-            path.write_bytes({"truncate": b"", "grow": b"weights and more"}[damage])
+        file = self.harm(store, artifact, damage)
         assert store.find("train", key) is None
-        assert str(path) in {fault.file for fault in store.damage("train", key)}
+        assert file in {fault.file for fault in store.damage("train", key)}
         assert [fault.file for fault in store.verify(artifact)] == [
             fault.file for fault in store.damage("train", key)
         ], "verify names the same files, once"
@@ -145,7 +148,7 @@ class StoreContract:
 
     def test_many_writers_replace_a_damaged_artifact_with_a_whole_one(self, store):
         key = digest("raced for the damaged one")
-        (store.commit(write(store, key), manifest(key)).path / "model.safetensors").unlink()
+        self.harm(store, store.commit(write(store, key), manifest(key)), "delete")
         folders = [write(store, key, f"writer {number}".encode()) for number in range(8)]
         threads = [threading.Thread(target=store.commit, args=(folder, manifest(key))) for folder in folders]
         for thread in threads:

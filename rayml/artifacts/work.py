@@ -1,0 +1,149 @@
+"""A work folder that travels through a bucket, so that a step goes on from its checkpoints on another machine.
+
+A small file beside the folder says what this machine last pushed or pulled: the size and time of the local file, and
+the ETag of the object. So a file that was changed here is uploaded, one that was changed there is downloaded, and one
+that this machine never had is never deleted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from functools import partial
+from pathlib import Path
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from rayml.artifacts.bucket import Bucket, Entry, each
+from rayml.artifacts.durable import write_atomic
+
+MARKER = "manifest.json"
+"""The file that is written last in a checkpoint's folder, and travels last."""
+
+
+class Synced(BaseModel):
+    """A file when it was last the same here and in the bucket."""
+
+    bytes: int
+    mtime_ns: int
+    etag: str
+
+
+_INDEX = TypeAdapter(dict[str, Synced])
+
+
+def push(folder: Path, bucket: Bucket, remote: str, index_file: Path) -> None:
+    """Upload what is new or was changed here, markers last, and delete what this machine had there and has no more.
+
+    A checkpoint may be written or pruned meanwhile: it travels whole, or at the next push.
+
+    Args:
+        remote: the path in the bucket, with a slash at its end.
+    """
+    index = _load(index_file)
+    markers, others = _files(folder)
+    there = {entry.path: entry for entry in bucket.entries(remote)}
+    sent: dict[str, os.stat_result] = {}
+    for batch in (others, markers):
+        changed = [name for name in batch if not _is_there(folder / name, index.get(name), there.get(remote + name))]
+        stats = each(changed, partial(_upload, folder, bucket, remote))
+        sent.update({name: stat for name, stat in zip(changed, stats, strict=True) if stat is not None})
+    _delete_gone(folder, bucket, remote, index)
+    etags = {entry.path: entry.etag for entry in bucket.entries(remote)} if sent else {}
+    index.update({name: _synced(stat, etags.get(remote + name, "")) for name, stat in sent.items()})
+    _save(index_file, index)
+
+
+def pull(folder: Path, bucket: Bucket, remote: str, index_file: Path) -> None:
+    """Download what is new or was changed in the bucket, markers last. What was only changed here stays."""
+    index = _load(index_file)
+    wanted = []
+    for entry in bucket.entries(remote):
+        name = entry.path.removeprefix(remote)
+        known = index.get(name)
+        same = known is not None and known.etag == entry.etag
+        if is_inside(name) and not (same and (folder / name).exists()):
+            wanted.append(entry)
+    markers = [entry for entry in wanted if _is_marker(entry.path)]
+    for batch in ([entry for entry in wanted if not _is_marker(entry.path)], markers):
+        stats = each(batch, partial(_download, folder, bucket, remote))
+        for entry, stat in zip(batch, stats, strict=True):
+            index[entry.path.removeprefix(remote)] = _synced(stat, entry.etag)
+    _save(index_file, index)
+
+
+def is_inside(name: str) -> bool:
+    """Whether a relative name stays below the folder that it is put into."""
+    return bool(name) and "\\" not in name and not any(part in ("", ".", "..") for part in name.split("/"))
+
+
+def _files(folder: Path) -> tuple[list[str], list[str]]:
+    """Names of the markers and of the other files; whatever a marker speaks of is among the others."""
+    markers = [name for name in _names(folder) if _is_marker(name)]
+    others = [name for name in _names(folder) if not _is_marker(name)]
+    return markers, others
+
+
+def _names(folder: Path) -> list[str]:
+    """Every file below a folder. Unlike Path.rglob, os.walk bears that a folder is removed meanwhile."""
+    found = [Path(root, name) for root, _, names in os.walk(folder) for name in names]
+    return sorted(path.relative_to(folder).as_posix() for path in found)
+
+
+def _is_marker(path: str) -> bool:
+    return path.rpartition("/")[2] == MARKER
+
+
+def _is_there(path: Path, known: Synced | None, entry: Entry | None) -> bool:
+    """Whether a local file did not change since it was last the same in the bucket, and still lies there."""
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return True
+    if known is None or entry is None:
+        return False
+    return known == _synced(stat, known.etag) and entry.bytes == stat.st_size
+
+
+def _upload(folder: Path, bucket: Bucket, remote: str, name: str) -> os.stat_result | None:
+    """What the file was when its upload began; None where it was removed meanwhile."""
+    with contextlib.suppress(FileNotFoundError):
+        stat = (folder / name).stat()
+        bucket.upload(folder / name, remote + name)
+        return stat
+    return None
+
+
+def _delete_gone(folder: Path, bucket: Bucket, remote: str, index: dict[str, Synced]) -> None:
+    gone = [name for name in index if not (folder / name).exists()]
+    for batch in ([name for name in gone if _is_marker(name)], [name for name in gone if not _is_marker(name)]):
+        each(batch, lambda name: bucket.delete(remote + name))
+        for name in batch:
+            del index[name]
+
+
+def _download(folder: Path, bucket: Bucket, remote: str, entry: Entry) -> os.stat_result:
+    target = folder / entry.path.removeprefix(remote)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    try:
+        bucket.download(entry, temporary)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return target.stat()
+
+
+def _synced(stat: os.stat_result, etag: str) -> Synced:
+    return Synced(bytes=stat.st_size, mtime_ns=stat.st_mtime_ns, etag=etag)
+
+
+def _load(path: Path) -> dict[str, Synced]:
+    try:
+        return _INDEX.validate_json(path.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return {}
+
+
+def _save(path: Path, index: dict[str, Synced]) -> None:
+    write_atomic(path, _INDEX.dump_json(index))

@@ -1,0 +1,198 @@
+"""Where the runs and artifacts of a cluster are, seen from the node that walks a plan or from a reader's machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol
+
+from rayml.artifacts.durable import create_exclusive
+from rayml.artifacts.lease import Leases
+from rayml.artifacts.manifest import digest
+from rayml.artifacts.opening import open_store
+from rayml.artifacts.s3 import S3Store
+from rayml.artifacts.store import LocalStore, Store
+from rayml.artifacts.work import pull, push
+from rayml.errors import BackendError
+from rayml.observe.events import read_events
+from rayml.observe.runs import Home, RunFolder
+from rayml.plan.plan import Plan
+
+PUSH_EVERY_S = 2.0
+"""Between two looks at what a run has written; no more than so much is lost with a node."""
+
+
+class Storage(Protocol):
+    """Holds runs and artifacts beyond the life of a cluster."""
+
+    @property
+    def home(self) -> Home:
+        """A folder of this node: the storage itself, or what was brought here of it."""
+
+    @property
+    def store(self) -> Store:
+        """The artifacts."""
+
+    def claim(self, run: str) -> AbstractContextManager[bool]:
+        """Held by the one driver that works on a run; False where another one lives. What it left is here then."""
+
+    def kept(self, run: RunFolder, plan: Plan) -> AbstractContextManager[None]:
+        """Within it, what is written to the run's folder reaches the storage; at its end, all of it has."""
+
+    def refresh(self, run: str = "") -> None:
+        """Bring what the storage has of one run, or of all, for a reader."""
+
+    def is_walked(self, run: RunFolder) -> bool:
+        """Whether a driver works on a run now, as far as can be told."""
+
+
+class FolderStorage:
+    """A folder that every node sees."""
+
+    def __init__(self, root: Path) -> None:
+        self._home = Home(root)
+
+    @property
+    def home(self) -> Home:
+        return self._home
+
+    @property
+    def store(self) -> Store:
+        return LocalStore(self._home.artifacts)
+
+    @contextlib.contextmanager
+    def claim(self, run: str) -> Iterator[bool]:
+        folder = run_folder(self._home, run)
+        folder.path.mkdir(parents=True, exist_ok=True)
+        with folder.held() as alone:
+            yield alone
+
+    @contextlib.contextmanager
+    def kept(self, run: RunFolder, plan: Plan) -> Iterator[None]:
+        yield
+
+    def refresh(self, run: str = "") -> None:
+        pass
+
+    def is_walked(self, run: RunFolder) -> bool:
+        with run.held() as alone:
+            return not alone
+
+
+class BucketStorage:
+    """A bucket, and a folder of this node with what is made or needed here."""
+
+    def __init__(self, store: S3Store, scratch: Path) -> None:
+        """
+        Args:
+            store: below `artifacts` of the storage's prefix.
+            scratch: a folder that only this user can enter.
+        """
+        self._store = store
+        self._scratch = scratch
+        self._bucket = store.bucket.beside("runs")
+        self._leases = Leases(self._bucket)
+
+    @property
+    def home(self) -> Home:
+        return Home(self._scratch)
+
+    @property
+    def store(self) -> Store:
+        return self._store
+
+    @contextlib.contextmanager
+    def claim(self, run: str) -> Iterator[bool]:
+        lease = self._leases.acquire(f"{run}/driver", watch_s=2 * self._leases.ttl_s, on_lost=interrupt)
+        if lease is None:
+            yield False
+            return
+        try:
+            self.refresh(run)
+            yield True
+        finally:
+            lease.release()
+
+    @contextlib.contextmanager
+    def kept(self, run: RunFolder, plan: Plan) -> Iterator[None]:
+        for step in plan.steps:
+            self._store.pull_work(step.name, step.key)
+        over = threading.Event()
+
+        def keep_pushing() -> None:
+            while not over.wait(PUSH_EVERY_S):
+                # The bucket may be away for a while: what was not sent then is sent later.
+                with contextlib.suppress(BackendError):
+                    self._push(run, plan)
+
+        thread = threading.Thread(target=keep_pushing, name="run-to-bucket", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+            self._push(run, plan)
+
+    def refresh(self, run: str = "") -> None:
+        folder = self._scratch / "runs" / run
+        folder.mkdir(parents=True, exist_ok=True)
+        pull(folder, self._bucket, f"{run}/" if run else "", self._index(run))
+
+    def is_walked(self, run: RunFolder) -> bool:
+        return self._leases.holder(f"{run.id}/driver") is not None
+
+    def _push(self, run: RunFolder, plan: Plan) -> None:
+        push(run.path, self._bucket, f"{run.id}/", self._index(run.id))
+        for step in plan.steps:
+            if (self._store.cache / step.name / step.key[:16] / "work").exists():
+                self._store.push_work(step.name, step.key)
+
+    def _index(self, run: str) -> Path:
+        return self._scratch / "synced" / f"{run or 'all'}.json"
+
+
+def interrupt() -> None:
+    """End the driver as Ctrl-C would: another one may have taken its run over."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def open_storage(uri: str) -> Storage:
+    """The storage of a folder or of `s3://bucket/prefix`. PlanError for anything else; nothing is read yet."""
+    scratch = Path(tempfile.gettempdir()) / f"rayml-{os.getuid()}" / digest({"storage": uri})[:16]
+    store = open_store(f"{uri.rstrip('/')}/artifacts", scratch / "artifacts")
+    if isinstance(store, S3Store):
+        scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return BucketStorage(store, scratch)
+    assert isinstance(store, LocalStore), "open_store opens these two"
+    return FolderStorage(store.root.parent.absolute())
+
+
+def run_folder(home: Home, run: str) -> RunFolder:
+    """The folder of a run by its whole name."""
+    return RunFolder(home.root / "runs" / run)
+
+
+def create_or_resume(home: Home, run: str, plan: Plan) -> RunFolder:
+    """The run's folder with its plan in it. A plan that is there already stays: the run goes on with it."""
+    folder = run_folder(home, run)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    create_exclusive(folder.plan_path, plan.model_dump_json(indent=1).encode())
+    return folder
+
+
+def ended_with(uri: str, run: str) -> tuple[str, int] | None:
+    """Status and exit code that a run's last driver wrote; None where it could not, or nothing is seen from here."""
+    storage = open_storage(uri)
+    storage.refresh(run)
+    end = None
+    for event in read_events(run_folder(storage.home, run).events_path):
+        if event["kind"] in ("run_started", "run_done"):
+            end = event if event["kind"] == "run_done" else None
+    return None if end is None else (str(end["status"]), int(end["exit_code"]))

@@ -1,0 +1,602 @@
+"""The store in a bucket keeps the contract against a real server, whatever happens to the network and its writers."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from contract.store import HARMED, StoreContract, manifest, write
+from fault_proxy import fault_proxy
+from s3 import SECRET_KEY, client, free_ports, seaweed
+
+from rayml.artifacts.lease import LeaseLost, Leases
+from rayml.artifacts.manifest import digest
+from rayml.artifacts.s3 import S3Store
+from rayml.artifacts.work import is_inside
+from rayml.errors import BackendError, RaymlError
+
+BUCKET = "rayml-tests"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with seaweed(tmp_path_factory.mktemp("seaweed")) as running:
+        client(running).create_bucket(Bucket=BUCKET)
+        yield running
+
+
+@pytest.fixture
+def environment(server, monkeypatch):
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def prefix(environment):
+    return f"tests/{secrets.token_hex(4)}"
+
+
+@pytest.fixture
+def store(prefix, tmp_path):
+    return S3Store(BUCKET, prefix, tmp_path / "cache")
+
+
+@pytest.fixture
+def other(prefix, tmp_path):
+    """The same place in the bucket, seen from another machine."""
+    return S3Store(BUCKET, prefix, tmp_path / "other-cache")
+
+
+@pytest.fixture
+def raw(server):
+    return client(server)
+
+
+def keys(raw, prefix: str) -> list[str]:
+    return [item["Key"] for item in raw.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", [])]
+
+
+class TestS3Store(StoreContract):
+    def harm(self, store, artifact, how):
+        files = f"{artifact.manifest.kind}/{artifact.manifest.key[:16]}/{artifact.path.name}"
+        name = f"{files}/model.safetensors"
+        if how == "folder":
+            for entry in store.bucket.entries(f"{files}/"):
+                store.bucket.delete(entry.path)
+        elif how == "delete":
+            store.bucket.delete(name)
+        else:
+            store.bucket.put(name, HARMED[how])
+        return store.bucket.uri(name)
+
+
+def test_what_one_machine_commits_another_finds(store, other):
+    key = digest("shared")
+    committed = store.commit(write(store, key), manifest(key))
+    travelled = pickle.loads(pickle.dumps(other))
+    found = travelled.find("train", key)
+    assert found.manifest == committed.manifest
+    assert found.path != committed.path
+    assert (found.path / "model.safetensors").read_bytes() == b"weights"
+    assert (found.path / "deep" / "ordner für daten" / "x.bin").read_bytes() == b""
+
+
+def test_a_large_file_travels_in_parts(store, other, monkeypatch):
+    monkeypatch.setattr("rayml.artifacts.bucket.LARGE_BYTES", 5 * 2**20)
+    key, content = digest("large"), os.urandom(12 * 2**20)
+    store.commit(write(store, key, content), manifest(key))
+    found = other.find("train", key)
+    assert (found.path / "model.safetensors").read_bytes() == content
+    assert other.verify(found) == []
+
+
+def test_writers_on_two_machines_leave_one_whole_artifact(store, other):
+    key = digest("raced")
+    both = [store, other] * 6
+    folders = [write(each, key, f"writer {number}".encode() * 1000) for number, each in enumerate(both)]
+    barrier, results = threading.Barrier(len(both)), []
+
+    def commit(each, folder):
+        barrier.wait()
+        results.append(each.commit(folder, manifest(key)))
+
+    threads = [threading.Thread(target=commit, args=pair) for pair in zip(both, folders, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == len(both)
+    assert len({result.manifest.files for result in results}) == 1
+    found = store.find("train", key)
+    assert {result.path for result in results} == {found.path, other.find("train", key).path}
+    assert store.verify(found) == []
+    attempts = {entry.path.split("/")[2] for entry in store.bucket.entries("train/")}
+    assert len(attempts) == 2, "the manifest and one attempt; the losers' files are removed"
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path[:0] = {path!r}
+from contract.store import manifest, write
+from rayml.artifacts.bucket import Bucket
+from rayml.artifacts.manifest import digest
+from rayml.artifacts.s3 import S3Store
+upload, create = Bucket.upload, Bucket.create
+def killed(*args):
+    if {after!r} == "upload":
+        upload(*args)
+    os.kill(os.getpid(), signal.SIGKILL)
+setattr(Bucket, "create" if {after!r} == "files" else "upload", killed)
+store = S3Store({bucket!r}, {prefix!r}, Path({cache!r}))
+key = digest("killed")
+store.commit(write(store, key), manifest(key))
+"""
+
+
+@pytest.mark.parametrize("after", ["start", "upload", "files"])
+def test_a_writer_that_is_killed_leaves_nothing_that_is_found(store, prefix, tmp_path, after):
+    values = {"path": [str(Path(__file__).parents[1])], "bucket": BUCKET, "prefix": prefix, "after": after}
+    program = KILLED.format(**values, cache=str(tmp_path / "killed"))
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    key = digest("killed")
+    assert store.find("train", key) is None
+    assert list(store.artifacts()) == []
+    assert store.damage("train", key) == []
+    assert store.verify(store.commit(write(store, key), manifest(key))) == []
+
+
+@pytest.mark.parametrize("damage", ["truncate", "delete", "folder"])
+def test_a_damaged_copy_is_downloaded_again(store, other, damage):
+    key = digest("cached")
+    store.commit(write(store, key), manifest(key))
+    copy = other.find("train", key)
+    StoreContract().harm(other, copy, damage)
+    assert other.find("train", key) == copy
+    assert (copy.path / "model.safetensors").read_bytes() == b"weights"
+    assert {path.name for path in copy.path.parent.iterdir()} == {copy.path.name}, "no temporary folder is left"
+
+
+def test_a_whole_copy_is_not_downloaded_again(store, other, monkeypatch):
+    key = digest("cached")
+    store.commit(write(store, key), manifest(key))
+    found = other.find("train", key)
+    monkeypatch.setattr("rayml.artifacts.bucket.Bucket.download", None)
+    assert other.find("train", key) == found
+
+
+def test_bytes_that_changed_in_the_bucket_are_not_handed_out(store, other):
+    key = digest("rotten")
+    artifact = store.commit(write(store, key), manifest(key))
+    file = TestS3Store().harm(store, artifact, "flip")
+    with pytest.raises(BackendError, match="other bytes came") as caught:
+        other.find("train", key)
+    assert caught.value.where == file
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"\xff\xfe", b'{"attempt": "x"}', b"outside the folder"], ids=str
+)
+def test_a_torn_manifest_makes_way(store, raw, prefix, content):
+    key = digest("torn")
+    if content == b"outside the folder":
+        artifact = store.commit(write(store, key), manifest(key))
+        standing = store.bucket.read(f"train/{key[:16]}/manifest.json")[0]
+        content = standing.replace(artifact.path.name.encode(), b"../../../etc")
+    store.bucket.put(f"train/{key[:16]}/manifest.json", content)
+    assert store.find("train", key) is None
+    place = f"s3://{BUCKET}/{prefix}/train/{key[:16]}/manifest.json"
+    assert [fault.file for fault in store.damage("train", key)] == [place]
+    assert [fault.file for fault in store.unreadable()] == [place]
+    assert store.commit(write(store, key), manifest(key)) == store.find("train", key)
+    aside = [name for name in keys(raw, prefix) if "damaged-" in name]
+    assert [raw.get_object(Bucket=BUCKET, Key=name)["Body"].read() for name in aside] == [content]
+
+
+def test_putting_aside_never_removes_a_fresh_manifest(store):
+    key = digest("fresh")
+    path = f"train/{key[:16]}/manifest.json"
+    store.bucket.put(path, b"torn")
+    judged = store._standing(f"train/{key[:16]}")
+    store.bucket.delete(path)
+    fresh = store.commit(write(store, key), manifest(key))
+    store._put_aside(judged)
+    assert store.find("train", key) == fresh
+
+
+def test_two_keys_with_one_beginning_do_not_replace_each_other(store):
+    key = digest("one")
+    first = store.commit(write(store, key), manifest(key))
+    clash = key[:16] + "0" * 48
+    with pytest.raises(RaymlError, match="two keys begin with"):
+        store.commit(write(store, clash), manifest(clash))
+    assert store.find("train", key) == first
+
+
+def test_a_commit_whose_answer_was_lost_is_recognised(store, monkeypatch):
+    key = digest("sent twice")
+    create = store.bucket.create
+    monkeypatch.setattr(store.bucket, "create", lambda path, content: create(path, content) and None)
+    assert store.commit(write(store, key), manifest(key)) == store.find("train", key)
+
+
+@pytest.mark.parametrize("name", ["", "/etc/passwd", "../x", "a/../../x", "a//b", "a/", "./a", "a\\..\\b"])
+def test_a_name_that_leads_out_of_its_folder_is_refused(name):
+    assert not is_inside(name)
+    assert is_inside("step-1/shards/ordner für daten/0.safetensors")
+
+
+def checkpoint(folder: Path, name: str, content: bytes) -> None:
+    (folder / name).mkdir(parents=True)
+    (folder / name / "model.safetensors").write_bytes(content)
+    (folder / name / "manifest.json").write_bytes(b"{}")
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_checkpoints_travel_to_another_machine_and_back(store, other, monkeypatch):
+    key = digest("work")
+    here, there = store.work("train", key), other.work("train", key)
+    checkpoint(here, "step-1", b"one")
+    (here / "journal.jsonl").write_text("1\n")
+    sent, upload = [], store.bucket.upload
+    monkeypatch.setattr(store.bucket, "upload", lambda *args: (sent.append(args[1]), upload(*args)))
+    store.push_work("train", key)
+    assert sent[-1].endswith("step-1/manifest.json")
+    other.pull_work("train", key)
+    assert tree(there) == tree(here)
+
+    checkpoint(there, "step-2", b"two")
+    (there / "journal.jsonl").write_text("2\n")
+    (there / "step-1" / "manifest.json").unlink()
+    (there / "step-1" / "model.safetensors").unlink()
+    other.push_work("train", key)
+    sent.clear()
+    store.pull_work("train", key)
+    assert (here / "step-2" / "model.safetensors").read_bytes() == b"two"
+    assert (here / "journal.jsonl").read_text() == "2\n"
+    assert not any("step-1/" in entry.path for entry in store.bucket.entries("train/")), "pruned there, gone here"
+
+
+def test_only_what_changed_is_sent_and_what_was_written_since_stays(store, other, monkeypatch):
+    key = digest("work")
+    here = store.work("train", key)
+    checkpoint(here, "step-1", b"one")
+    (here / "journal.jsonl").write_text("1\n")
+    store.push_work("train", key)
+    (here / "journal.jsonl").write_text("2\n")
+    store.pull_work("train", key)
+    assert (here / "journal.jsonl").read_text() == "2\n", "the bucket has nothing newer"
+    sent, upload = [], store.bucket.upload
+    monkeypatch.setattr(store.bucket, "upload", lambda *args: (sent.append(args[0].name), upload(*args)))
+    store.push_work("train", key)
+    assert sent == ["journal.jsonl"]
+    other.push_work("train", key)
+    assert len(store.bucket.entries("train/")) == 3, "a machine that has nothing deletes nothing"
+
+
+def test_a_checkpoint_that_is_pruned_while_it_is_pushed_is_left_out(store, monkeypatch):
+    key = digest("work")
+    here = store.work("train", key)
+    checkpoint(here, "step-1", b"one")
+    checkpoint(here, "step-2", b"two")
+    upload = store.bucket.upload
+
+    def pruned(source, path):
+        if "step-1" in path:
+            shutil.rmtree(source.parent, ignore_errors=True)
+        upload(source, path)
+
+    monkeypatch.setattr(store.bucket, "upload", pruned)
+    store.push_work("train", key)
+    names = {entry.path.partition("/work/")[2] for entry in store.bucket.entries("train/")}
+    assert names == {"step-2/model.safetensors", "step-2/manifest.json"}
+
+
+def test_pushed_work_ends_with_the_commit(store):
+    key = digest("work")
+    checkpoint(store.work("train", key), "step-1", b"one")
+    store.push_work("train", key)
+    store.commit(write(store, key), manifest(key))
+    assert not any("/work/" in entry.path for entry in store.bucket.entries(""))
+
+
+def broken(store, prefix, monkeypatch, how: str) -> S3Store:
+    if how == "closed port":
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://user:hunter2@127.0.0.1:{free_ports(1)[0]}")
+    elif how == "no endpoint":
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "user:hunter2@nowhere")
+    elif how == "no number":
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "hunter2")
+    elif how == "wrong secret":
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+    elif how == "unknown key":
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "hunter2")
+    elif how == "no credentials":
+        monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+        monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    if how != "no number":
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    return S3Store("no-such-bucket" if how == "no bucket" else BUCKET, prefix, store.cache)
+
+
+@pytest.mark.parametrize(
+    ("how", "what"),
+    [
+        ("closed port", "cannot be reached"),
+        ("no endpoint", "refuses its settings"),
+        ("no number", "refuses its settings"),
+        ("wrong secret", "does not fit the access key"),
+        ("unknown key", "is not known"),
+        ("no credentials", "no credentials"),
+        ("no bucket", "there is no such bucket"),
+    ],
+)
+def test_what_fails_outside_is_said_without_a_secret(store, prefix, monkeypatch, how, what):
+    key = digest("broken")
+    failing = broken(store, prefix, monkeypatch, how)
+    calls = [
+        lambda: failing.find("train", key),
+        lambda: list(failing.artifacts()),
+        lambda: failing.push_work("train", key),
+    ]
+    if how != "no bucket":  # SeaweedFS makes a bucket at the first PUT
+        calls.append(lambda: failing.commit(write(failing, key), manifest(key)))
+    for call in calls:
+        with pytest.raises(BackendError, match=what) as caught:
+            call()
+        assert caught.value.exit_code == 5
+        assert caught.value.where and caught.value.hint
+        assert caught.value.__suppress_context__
+        assert "hunter2" not in str(caught.value) and SECRET_KEY not in str(caught.value)
+
+
+def test_a_library_that_is_absent_is_named(store, monkeypatch):
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    with pytest.raises(RaymlError, match=r"pip install 'rayml\[s3\]'"):
+        store.find("train", digest("one"))
+
+
+@contextmanager
+def answering(*answers: tuple[int, str]) -> Iterator[tuple[str, list[str]]]:
+    """A server that gives these answers in turn, the last one for ever; its address, and what it was asked."""
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self):
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            status, code = answers[min(len(asked), len(answers) - 1)]
+            asked.append(self.command)
+            text = f"<Error><Code>{code}</Code><Message>hunter2</Message></Error>".encode()
+            self.send_response(status)
+            self.send_header("ETag", '"1"')
+            self.send_header("Content-Length", str(0 if status == 204 else len(text)))
+            self.end_headers()
+            self.wfile.write(b"" if status == 204 else text)
+
+        do_PUT = do_DELETE = do_GET
+
+        def log_message(self, *args):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as served:
+        threading.Thread(target=served.serve_forever, args=(0.05,), daemon=True).start()
+        yield f"http://127.0.0.1:{served.server_port}", asked
+        served.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "what"),
+    [
+        (503, "SlowDown", "asks for fewer requests"),
+        (403, "AccessDenied", "access was denied"),
+        (400, "ExpiredToken", "have expired"),
+        (403, "RequestTimeTooSkewed", "the clock of this machine is wrong"),
+        (500, "InternalError", "the server answered InternalError"),
+    ],
+)
+def test_what_a_server_answers_is_said_in_words(store, monkeypatch, status, code, what):
+    with answering((status, code)) as (url, _):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+        with pytest.raises(BackendError, match=what) as caught:
+            store.find("train", digest("one"))
+    assert caught.value.hint
+    assert url in caught.value.where
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_conflict_of_conditional_writes_is_tried_again(store, monkeypatch):
+    """AWS answers 409 while another write of the name goes on; SeaweedFS never does."""
+    monkeypatch.setattr("rayml.artifacts.bucket.CONFLICT_PAUSE_S", 0)
+    with answering(*[(409, "ConditionalRequestConflict")] * 2, (412, "PreconditionFailed")) as (url, asked):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        assert store.bucket.create("x", b"1") is None
+        assert asked == ["PUT"] * 3
+
+
+def test_a_server_without_conditional_deletes_is_served_too(store, monkeypatch):
+    with answering((200, ""), (501, "NotImplemented"), (204, "")) as (url, asked):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+        store.bucket.delete_if("x", '"1"')
+        assert asked == ["GET", "DELETE", "DELETE"]
+
+
+def test_a_download_that_breaks_off_leaves_nothing(store, server, prefix, tmp_path, monkeypatch):
+    key = digest("broken off")
+    store.commit(write(store, key, b"x" * 2**20), manifest(key))
+    with fault_proxy(int(server.url.rpartition(":")[2])) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+        far = S3Store(BUCKET, prefix, tmp_path / "far")
+        proxy.longest_answer_bytes = 300_000
+        with pytest.raises(BackendError, match="the connection broke"):
+            far.find("train", key)
+        assert tree(tmp_path / "far") == {}
+        proxy.longest_answer_bytes = sys.maxsize
+        assert far.verify(far.find("train", key)) == []
+
+
+def test_a_request_that_is_cut_is_sent_again(store, server, prefix, tmp_path, monkeypatch):
+    key = digest("cut")
+    store.commit(write(store, key, b"x" * 2**20), manifest(key))
+    with fault_proxy(int(server.url.rpartition(":")[2])) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
+        far = S3Store(BUCKET, prefix, tmp_path / "far")
+        assert far.damage("train", key) == []
+        proxy.cut()
+        threading.Timer(0.3, proxy.mend).start()
+        assert (far.find("train", key).path / "model.safetensors").read_bytes() == b"x" * 2**20
+
+
+TTL_S = 2.0
+
+
+@pytest.fixture
+def leases(store):
+    return Leases(store.bucket, TTL_S)
+
+
+@pytest.fixture
+def rivals(other):
+    return Leases(other.bucket, TTL_S)
+
+
+def test_a_lease_has_one_holder_and_passes_on_when_released(leases, rivals):
+    held = leases.acquire("runs/digits-1")
+    assert rivals.acquire("runs/digits-1") is None
+    assert rivals.holder("runs/digits-1").pid == os.getpid()
+    started = time.monotonic()
+    assert rivals.acquire("runs/digits-1", watch_s=10) is None, "a sign of life ends the wait"
+    assert time.monotonic() - started < TTL_S
+    held.release()
+    assert leases.holder("runs/digits-1") is None
+    mine = rivals.acquire("runs/digits-1")
+    assert mine.number > held.number
+    mine.release()
+
+
+def test_of_many_contenders_one_wins(store, leases):
+    leases.acquire("raced").release()
+    barrier, won = threading.Barrier(12), []
+
+    def contend():
+        each = Leases(store.bucket, 30)
+        barrier.wait()
+        won.append(each.acquire("raced"))
+
+    threads = [threading.Thread(target=contend) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    held = [lease for lease in won if lease is not None]
+    assert len(held) == 1
+    held[0].check()
+    held[0].release()
+
+
+def test_a_living_holder_is_never_overtaken(leases, rivals):
+    held = leases.acquire("alive")
+    end = time.monotonic() + 1.5 * TTL_S
+    while time.monotonic() < end:
+        assert rivals.acquire("alive") is None
+        time.sleep(0.1)
+    held.check()
+    held.release()
+
+
+HOLDER = """
+import time
+from pathlib import Path
+from rayml.artifacts.lease import Leases
+from rayml.artifacts.bucket import Bucket
+lease = Leases(Bucket({bucket!r}, {prefix!r}), {ttl_s}).acquire("dead")
+print(lease.number, flush=True)
+time.sleep(60)
+"""
+
+
+def test_the_lease_of_a_killed_holder_is_taken_over(leases, prefix):
+    program = HOLDER.format(bucket=BUCKET, prefix=prefix, ttl_s=TTL_S)
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "1\n"
+        assert leases.acquire("dead") is None
+        process.kill()
+    killed = time.monotonic()
+    lease = leases.acquire("dead", watch_s=10)
+    while lease is None:  # it may have been renewed once after it was first seen
+        assert time.monotonic() - killed < 10
+        lease = leases.acquire("dead", watch_s=10)
+    assert lease.number == 2, "no other holder came between"
+    lease.release()
+
+
+@pytest.mark.parametrize("how", ["cut", "silent"])
+def test_a_holder_that_is_cut_off_learns_it_before_another_may_hold(server, how, leases, rivals, prefix, monkeypatch):
+    with fault_proxy(int(server.url.rpartition(":")[2])) as proxy:
+        with monkeypatch.context() as patch:
+            patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
+            told = threading.Event()
+            lease = leases.acquire("cut off", on_lost=told.set)
+            lease._renew()  # the client exists now, and goes through the proxy
+        lease.check()
+        if how == "cut":
+            proxy.cut()
+        else:
+            proxy.delay_s = 60
+        taken = None
+        end = time.monotonic() + 10
+        while taken is None and time.monotonic() < end:
+            taken = rivals.acquire("cut off")
+            time.sleep(0.02)
+        assert taken is not None
+        assert lease.lost.is_set() and told.is_set()
+        with pytest.raises(LeaseLost, match="no longer holds the lease"):
+            lease.check()
+        lease.release()
+        taken.check()
+        taken.release()
+
+
+def test_a_holder_that_slept_learns_it_at_its_next_step(leases, rivals):
+    """As after SIGSTOP: its thread did not run, another took over, and then it wakes."""
+    lease = leases.acquire("slept")
+    lease._ended.set()
+    lease._thread.join()
+    taken = rivals.acquire("slept", watch_s=10)
+    with pytest.raises(LeaseLost):
+        lease.check()
+    with pytest.raises(LeaseLost):
+        lease._renew()
+    taken.check()
+    taken.release()
+
+
+def test_an_error_of_a_lease_pickles(leases):
+    lease = leases.acquire("pickled")
+    error = pickle.loads(pickle.dumps(lease._loss()))
+    lease.release()
+    assert type(error) is LeaseLost
+    assert error.exit_code == 5
+    assert error.where.endswith("pickled/lease-00000001.json")
