@@ -179,9 +179,14 @@ def submit(
     """
     from rayml.run import submit as handing
     from rayml.run.resolve import resolve
+    from rayml.spec.kuberay import KubeRayCluster
     from rayml.spec.load import load_cluster
 
-    to_cluster = handing.target(None if cluster is None else load_cluster(cluster), address, storage)
+    named = None if cluster is None else load_cluster(cluster)
+    if dry and isinstance(named, KubeRayCluster):
+        sys.stdout.write(handing.kuberay_documents(resolve(job, overrides, named, home, to)[0], named, name))
+        return
+    to_cluster = handing.target(named, address, storage)
     resolved, _, _ = resolve(job, overrides, to_cluster, home, to)
     sent = handing.without_endpoint(resolved)
     if dry:

@@ -82,6 +82,8 @@ def source_files(package: str) -> list[Path]:
     if spec is None or spec.origin is None:
         raise ValueError(f"{package} is not installed; `pip install {package}` brings it, or name another one")
     root = Path(spec.origin).parent
+    if spec.submodule_search_locations is None:
+        return [Path(spec.origin)]
     files = {path.relative_to(root): path for path in root.rglob("*.py") if path.stat().st_size <= LARGEST_FILE}
     own = [name for name in files if not any(is_foreign(part) for part in name.parts) and is_public(name)]
     return [files[name] for name in sorted(own, key=lambda name: hashlib.sha256(name.as_posix().encode()).digest())]

@@ -21,7 +21,7 @@ POLL_S = 0.5
 
 def reading(storage: str | None, home: Path) -> Storage:
     """What to read from: the storage, or the folder of this machine."""
-    found = FolderStorage(home) if storage is None else open_storage(storage)
+    found = FolderStorage(home) if storage is None else open_storage(storage, to_read=True)
     found.refresh()
     return found
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Protocol
 
 from rayml.artifacts.durable import create_exclusive
-from rayml.artifacts.lease import Leases
 from rayml.artifacts.manifest import digest
 from rayml.artifacts.opening import open_store
 from rayml.artifacts.s3 import S3Store
@@ -97,7 +96,7 @@ class BucketStorage:
         self._store = store
         self._scratch = scratch
         self._bucket = store.bucket.beside("runs")
-        self._leases = Leases(self._bucket)
+        self._leases = store.leases()
 
     @property
     def home(self) -> Home:
@@ -109,7 +108,7 @@ class BucketStorage:
 
     @contextlib.contextmanager
     def claim(self, run: str) -> Iterator[bool]:
-        lease = self._leases.acquire(f"{run}/driver", watch_s=2 * self._leases.ttl_s, on_lost=interrupt)
+        lease = self._leases.acquire(f"runs/{run}", watch_s=2 * self._leases.ttl_s, on_lost=interrupt)
         if lease is None:
             yield False
             return
@@ -146,7 +145,7 @@ class BucketStorage:
         pull(folder, self._bucket, f"{run}/" if run else "", self._index(run))
 
     def is_walked(self, run: RunFolder) -> bool:
-        return self._leases.holder(f"{run.id}/driver") is not None
+        return self._leases.holder(f"runs/{run.id}") is not None
 
     def _push(self, run: RunFolder, plan: Plan) -> None:
         push(run.path, self._bucket, f"{run.id}/", self._index(run.id))
@@ -155,7 +154,9 @@ class BucketStorage:
                 self._store.push_work(step.name, step.key)
 
     def _index(self, run: str) -> Path:
-        return self._scratch / "synced" / f"{run or 'all'}.json"
+        folder = self._scratch / "synced"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / f"{run or 'all'}.json"
 
 
 def interrupt() -> None:
@@ -163,9 +164,15 @@ def interrupt() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def open_storage(uri: str) -> Storage:
-    """The storage of a folder or of `s3://bucket/prefix`. PlanError for anything else; nothing is read yet."""
-    scratch = Path(tempfile.gettempdir()) / f"rayml-{os.getuid()}" / digest({"storage": uri})[:16]
+def open_storage(uri: str, to_read: bool = False) -> Storage:
+    """The storage of a folder or of `s3://bucket/prefix`. PlanError for anything else; nothing is read yet.
+
+    Args:
+        to_read: whether runs are only looked at. A reader brings files over what it has, and a driver writes them, so
+            each has a folder of its own.
+    """
+    mine = Path(tempfile.gettempdir()) / f"rayml-{os.getuid()}"
+    scratch = mine / f"{digest({'storage': uri})[:16]}-{'read' if to_read else 'write'}"
     store = open_store(f"{uri.rstrip('/')}/artifacts", scratch / "artifacts")
     if isinstance(store, S3Store):
         scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -189,7 +196,7 @@ def create_or_resume(home: Home, run: str, plan: Plan) -> RunFolder:
 
 def ended_with(uri: str, run: str) -> tuple[str, int] | None:
     """Status and exit code that a run's last driver wrote; None where it could not, or nothing is seen from here."""
-    storage = open_storage(uri)
+    storage = open_storage(uri, to_read=True)
     storage.refresh(run)
     end = None
     for event in read_events(run_folder(storage.home, run).events_path):

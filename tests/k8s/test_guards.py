@@ -28,7 +28,7 @@ SET_BY_KUBERAY = {
 }
 SET_BY_KUBERNETES = {"batch.kubernetes.io/job-name", "kubernetes.io/metadata.name", "k8s-app"}
 # On namespaces, by a person: docs/kubernetes.md says how.
-SET_BY_HAND = {"rayml.io/gateway", "rayml.io/monitoring"}
+SET_BY_HAND = {"rayml.io/endpoint", "rayml.io/gateway", "rayml.io/monitoring"}
 
 SECRET = re.compile(
     r"AKIA[0-9A-Z]{16}|\bhf_[A-Za-z0-9]{20,}|\bsk-[A-Za-z0-9]{20,}|-----BEGIN|eyJ[A-Za-z0-9_-]{20,}|://[^/\s:]+:[^@\s]+@"

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from rayml.errors import SpecError, error_from_json
+from rayml.spec.cluster import CLUSTERS as KINDS
 from rayml.spec.cluster import LocalCluster
 from rayml.spec.load import load_cluster, load_job
 from rayml.spec.tree import MAX_BYTES
@@ -33,7 +34,7 @@ def test_shipped_jobs_load(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [None, *CLUSTERS], ids=lambda path: path.name if path else "none")
 def test_shipped_clusters_load(path: Path | None) -> None:
-    assert load_cluster(path).kind == "local"
+    assert load_cluster(path).kind in KINDS
 
 
 def test_cluster_without_a_file_takes_overrides() -> None:

@@ -106,7 +106,7 @@ def check(name: str, request: Request, sample: Sample, folder: Path) -> Written:
         bytes=path.stat().st_size,
         max_abs_diff=found["parity_max_abs_diff"],
         label_mismatches=int(found["parity_label_mismatches"]),
-        worst={"format": name, **worst},
+        worst={**worst, "format": name},
     )
 
 

@@ -1,0 +1,129 @@
+"""A job on a cluster that others run: a head with a token, three nodes, runs and artifacts on S3."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from ray_cluster import ray_cluster
+from s3 import seaweed
+
+from rayml.artifacts.bucket import Bucket
+
+pytestmark = pytest.mark.ray
+
+JOB = """\
+name: wine
+seed: 11
+data:
+  source: {kind: sklearn, name: wine}
+  split: {train: 0.6, val: 0.2, test: 0.2}
+task: {kind: tabular_classification}
+model: {kind: mlp, hidden: [64, 64]}
+train: {workers: 2, epochs: EPOCHS, batch_size: 16, best: {metric: val/loss}, checkpoint: {every_steps: 3}}
+export: {}
+evaluate: {}
+serve: {}
+"""
+BUCKET = "runs"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with seaweed(tmp_path_factory.mktemp("weed")) as found, pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        for name, value in found.environment.items():
+            patch.setenv(name, value)
+        # Driver and reader keep what they bring here below this folder.
+        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("scratch")))
+        import boto3
+
+        boto3.client("s3").create_bucket(Bucket=BUCKET)
+        yield found
+
+
+def rayml(*arguments: str, token: str | None = None, timeout: float = 240) -> subprocess.CompletedProcess:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    environment |= {"HOME": "/nonexistent"} if token is None else {"RAY_AUTH_TOKEN": token}
+    return subprocess.run(
+        [sys.executable, "-m", "rayml.cli", *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def job_file(folder: Path, epochs: int) -> str:
+    path = folder / f"wine-{epochs}.yaml"
+    path.write_text(JOB.replace("EPOCHS", str(epochs)))
+    return str(path)
+
+
+def model_of(prefix: str) -> bytes:
+    bucket = Bucket(BUCKET, f"{prefix}/artifacts/train")
+    [path] = [entry.path for entry in bucket.entries("") if entry.path.count("/") == 2 and "model.safe" in entry.path]
+    found = bucket.read(path)
+    assert found is not None
+    return found[0]
+
+
+def test_a_run_is_killed_with_its_cluster_and_goes_on_in_another_to_the_same_model(server, tmp_path):
+    job = job_file(tmp_path, epochs=80)
+    with ray_cluster(nodes=3) as cluster:
+        to = ("--address", cluster.address)
+        refused = rayml("submit", job, *to, "--storage", f"s3://{BUCKET}/undisturbed")
+        assert refused.returncode == 5
+        assert "asks for a token" in refused.stderr
+        assert "RAY_AUTH_TOKEN" in refused.stderr
+        wrong = rayml("submit", job, *to, "--storage", f"s3://{BUCKET}/undisturbed", token="w" * 32)
+        assert wrong.returncode == 5
+        assert "refuses the token" in wrong.stderr
+        assert "w" * 32 not in wrong.stdout + wrong.stderr
+        assert not Bucket(BUCKET, "undisturbed").entries(""), "nothing is half there"
+
+        done = rayml("submit", job, *to, "--storage", f"s3://{BUCKET}/undisturbed", "--json", token=cluster.token)
+        assert done.returncode == 0, done.stdout + done.stderr
+        document = json.loads(done.stdout)
+        assert document["status"] == "done"
+        again = rayml("submit", job, *to, "--storage", f"s3://{BUCKET}/undisturbed", "--json", token=cluster.token)
+        assert again.returncode == 0
+        assert json.loads(again.stdout)["run"] == document["run"]
+        assert "cached" in again.stderr
+
+        begun = rayml("submit", job, *to, "--storage", f"s3://{BUCKET}/killed", "--no-wait", token=cluster.token)
+        assert begun.returncode == 0, begun.stderr
+        killed = Bucket(BUCKET, "killed/artifacts/train")
+        deadline = time.monotonic() + 120
+        while not any("/work/checkpoints/" in e.path and "manifest.json" in e.path for e in killed.entries("")):
+            assert time.monotonic() < deadline, "no checkpoint reached the bucket"
+            time.sleep(0.2)
+        cluster.kill()
+    status = rayml("runs", "--storage", f"s3://{BUCKET}/killed", "--json")
+    assert json.loads(status.stdout)["runs"][0]["status"] in ("running", "interrupted")
+
+    # Another head has nothing of what the first one had on its disk.
+    for folder in Path(os.environ["TMPDIR"]).glob("rayml-*"):
+        shutil.rmtree(folder)
+    with ray_cluster(nodes=2) as cluster:
+        to = ("--address", cluster.address, "--storage", f"s3://{BUCKET}/killed")
+        done = rayml("submit", job, *to, "--json", token=cluster.token)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "goes on" in done.stderr or "from" in done.stderr
+    assert model_of("killed") == model_of("undisturbed")
+
+    # No cluster is there any more.
+    told = rayml("status", "wine", "--storage", f"s3://{BUCKET}/killed")
+    assert told.returncode == 0, told.stderr
+    assert "evaluate" in told.stdout
+    assert "done" in told.stdout
+    logs = rayml("logs", "wine", "--storage", f"s3://{BUCKET}/killed", "--file", "train-rank-1")
+    assert "rank 1, process" in logs.stdout
