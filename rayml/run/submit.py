@@ -47,6 +47,10 @@ def kuberay_documents(plan: Plan, cluster: KubeRayCluster, run: str | None) -> s
 
 def target(cluster: Cluster | None, address: str | None, storage: str | None) -> RayCluster:
     """The cluster to submit to: that of a file, or the one at an address. PlanError where something is missing."""
+    if address is not None and not address.startswith(("http://", "https://")):
+        raise PlanError(
+            f"{address!r} is no address of a dashboard", where="--address", hint="write http://HOST:PORT, usually 8265"
+        )
     if isinstance(cluster, RayCluster):
         found = cluster.model_copy(
             update={"address": address or cluster.address, "storage": storage or cluster.storage}

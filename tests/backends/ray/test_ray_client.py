@@ -152,5 +152,7 @@ def test_a_target_is_a_cluster_elsewhere(head):
     for cluster, address, storage in ((LocalCluster(), None, None), (None, head.address, None), (None, None, "/s")):
         with pytest.raises(PlanError, match="a cluster that runs elsewhere"):
             submit.target(cluster, address, storage)
+    with pytest.raises(PlanError, match="is no address of a dashboard"):
+        submit.target(file, "ray://head:10001", None)
     with pytest.raises(PlanError, match="no address"):
         submit.target(file.model_copy(update={"address": None}), None, None)
