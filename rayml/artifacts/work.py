@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -55,15 +56,21 @@ def push(folder: Path, bucket: Bucket, remote: str, index_file: Path) -> None:
     _save(index_file, index)
 
 
-def pull(folder: Path, bucket: Bucket, remote: str, index_file: Path) -> None:
-    """Download what is new or was changed in the bucket, markers last. What was only changed here stays."""
+def pull(
+    folder: Path, bucket: Bucket, remote: str, index_file: Path, wants: Callable[[str], bool] = lambda name: True
+) -> None:
+    """Download what is new or was changed in the bucket, markers last. What was only changed here stays.
+
+    Args:
+        wants: whether a file is of interest, by its path below `remote`.
+    """
     index = _load(index_file)
     wanted = []
     for entry in bucket.entries(remote):
         name = entry.path.removeprefix(remote)
         known = index.get(name)
         same = known is not None and known.etag == entry.etag
-        if is_inside(name) and not (same and (folder / name).exists()):
+        if is_inside(name) and wants(name) and not (same and (folder / name).exists()):
             wanted.append(entry)
     markers = [entry for entry in wanted if _is_marker(entry.path)]
     for batch in ([entry for entry in wanted if not _is_marker(entry.path)], markers):

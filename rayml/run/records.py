@@ -26,6 +26,14 @@ def reading(storage: str | None, home: Path) -> Storage:
     return found
 
 
+def find(storage: str | None, home: Path, name: str) -> tuple[Storage, RunFolder]:
+    """A run by its name or the beginning of it, with all that is kept of it. NoSuchRun where there is none."""
+    kept = reading(storage, home)
+    run = kept.home.find_run(name)
+    kept.refresh(run.id)
+    return kept, run
+
+
 def list_runs(storage: str | None, home: Path) -> list[dict[str, Any]]:
     """`run`, `job`, `status`, `step`, `started`, `seconds` and `exit_code` of each run, the newest first."""
     kept = reading(storage, home)
@@ -34,8 +42,7 @@ def list_runs(storage: str | None, home: Path) -> list[dict[str, Any]]:
 
 def describe_run(storage: str | None, home: Path, name: str) -> dict[str, Any]:
     """The same of one run, with its steps and its logs. NoSuchRun where there is none of that name."""
-    kept = reading(storage, home)
-    run = kept.home.find_run(name)
+    kept, run = find(storage, home, name)
     return {
         **summary(run, kept),
         "steps": steps_of(run),
@@ -109,8 +116,7 @@ def print_run(console: Console, run: dict[str, Any]) -> None:
 
 def print_events(console: Console, storage: str | None, home: Path, name: str, follow: bool) -> None:
     """A line for each thing that happened; with `follow` until the run ends."""
-    kept = reading(storage, home)
-    run = kept.home.find_run(name)
+    kept, run = find(storage, home, name)
     watcher, reader = PlainWatcher(console, run.id), EventReader(run.events_path)
     while True:
         over = False
@@ -125,7 +131,7 @@ def print_events(console: Console, storage: str | None, home: Path, name: str, f
 
 def print_log(console: Console, storage: str | None, home: Path, name: str, file: str) -> None:
     """A log by its name, or the beginning of it. PlanError where there is none."""
-    run = reading(storage, home).home.find_run(name)
+    _, run = find(storage, home, name)
     known = {str(path.relative_to(run.path)): path for path in run.log_files()}
     found = known.get(file) or next((path for each, path in known.items() if Path(each).name.startswith(file)), None)
     if found is None:

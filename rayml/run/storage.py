@@ -45,7 +45,7 @@ class Storage(Protocol):
         """Within it, what is written to the run's folder reaches the storage; at its end, all of it has."""
 
     def refresh(self, run: str = "") -> None:
-        """Bring what the storage has of one run, or of all, for a reader."""
+        """Bring what the storage has of one run, or the plans and events of all."""
 
     def is_walked(self, run: RunFolder) -> bool:
         """Whether a driver works on a run now, as far as can be told."""
@@ -142,7 +142,12 @@ class BucketStorage:
     def refresh(self, run: str = "") -> None:
         folder = self._scratch / "runs" / run
         folder.mkdir(parents=True, exist_ok=True)
-        pull(folder, self._bucket, f"{run}/" if run else "", self._index(run))
+        if run:
+            pull(folder, self._bucket, f"{run}/", self._index(run))
+        else:
+            pull(
+                folder, self._bucket, "", self._index(run), lambda name: name.endswith(("/plan.json", "/events.jsonl"))
+            )
 
     def is_walked(self, run: RunFolder) -> bool:
         return self._leases.holder(f"runs/{run.id}") is not None
