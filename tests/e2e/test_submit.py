@@ -49,7 +49,7 @@ def server(tmp_path_factory):
         yield found
 
 
-def rayml(*arguments: str, token: str | None = None, timeout: float = 240) -> subprocess.CompletedProcess:
+def rayml(*arguments: str, token: str | None = None, timeout: float = 400) -> subprocess.CompletedProcess:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
     environment |= {"HOME": "/nonexistent"} if token is None else {"RAY_AUTH_TOKEN": token}
     return subprocess.run(
@@ -76,8 +76,9 @@ def model_of(prefix: str) -> bytes:
     return found[0]
 
 
+@pytest.mark.timeout(900)
 def test_a_run_is_killed_with_its_cluster_and_goes_on_in_another_to_the_same_model(server, tmp_path):
-    job = job_file(tmp_path, epochs=80)
+    job = job_file(tmp_path, epochs=60)
     with ray_cluster(nodes=3) as cluster:
         to = ("--address", cluster.address)
         refused = rayml("submit", job, *to, "--storage", f"s3://{BUCKET}/undisturbed")
