@@ -183,9 +183,17 @@ def submit(
     from rayml.spec.load import load_cluster
 
     named = None if cluster is None else load_cluster(cluster)
-    if dry and isinstance(named, KubeRayCluster):
-        sys.stdout.write(handing.kuberay_documents(resolve(job, overrides, named, home, to)[0], named, name))
-        return
+    if isinstance(named, KubeRayCluster):
+        from rayml.run import to_kubernetes
+
+        whole = resolve(job, overrides, named, home, to)[0]
+        if dry:
+            sys.stdout.write(to_kubernetes.dry_run(whole, named, name))
+            return
+        document = to_kubernetes.submit(whole, named, name, wait, console(stderr=as_json))
+        if as_json:
+            print_json(document)
+        raise typer.Exit(document["exit_code"])
     to_cluster = handing.target(named, address, storage)
     resolved, _, _ = resolve(job, overrides, to_cluster, home, to)
     sent = handing.without_endpoint(resolved)
@@ -214,6 +222,30 @@ def lint(
     from rayml.lint.command import run as check
 
     raise typer.Exit(check(paths, None if schemas is None else str(schemas), gates, as_json))
+
+
+@app.command()
+def cluster(
+    action: Annotated[str, typer.Argument(metavar="up|down|status", help="What to do.", show_default=False)],
+    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="The cluster file, for up.")] = None,
+    name: Annotated[str, typer.Option(help="Which cluster.")] = "local",
+    home: HomeFolder = DEFAULT_HOME,
+    as_json: AsJson = False,
+) -> None:
+    """A Ray cluster on this machine that stays.
+
+    Brought up here, used by rayml submit, and taken down again.
+    """
+    from rayml.run import standing_command
+
+    if action == "up":
+        standing_command.up(file, name, home, as_json)
+    elif action == "down":
+        standing_command.down(name, home)
+    elif action == "status":
+        raise typer.Exit(standing_command.status(name, home, as_json))
+    else:
+        raise typer.BadParameter(f"{action!r} is not up, down or status", param_hint="ACTION")
 
 
 @app.command()
@@ -443,7 +475,7 @@ def predict(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="startup, train, tune or compress.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="startup, train, tune, compress or submit.")],
     full: Annotated[
         bool, typer.Option("--full/--quick", help="About 10 minutes, or below 90 seconds.", show_default=True)
     ] = False,

@@ -16,6 +16,7 @@ BENCHES = {
     "train": "rayml.bench.train",
     "tune": "rayml.bench.tune",
     "compress": "rayml.bench.compress",
+    "submit": "rayml.bench.submit",
 }
 """Name to the module, which is a `Bench`."""
 MODES = ("quick", "full")

@@ -1,4 +1,8 @@
-"""A Ray cluster on this machine that stays: started by one command, ended by another, used by `rayml submit` between."""
+"""A Ray cluster on this machine that stays: one command starts it, `rayml submit` uses it, another command ends it.
+
+Its processes are one session below a keeper (rayml.run.standing_keeper), and what is known of it is in a record
+(rayml.run.standing_record). Nothing here imports Ray.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +33,7 @@ from rayml.spec.cluster import Cluster, LocalCluster
 from rayml.spec.words import count
 from rayml.stages.serve.haproxy import free_ports
 
-START_TIMEOUT_S = 90.0
+START_TIMEOUT_S = 60.0
 _POLL_S = 0.1
 
 
@@ -48,9 +52,19 @@ class State:
     """What can be seen of a cluster."""
 
     standing: Standing
-    kind: Literal["up", "silent", "gone"]
-    """`silent`: its processes run, and it does not answer. `gone`: there are none."""
+    kind: Literal["up", "partly", "silent", "gone"]
+    """`partly`: nodes are missing. `silent`: its processes run, and it does not answer. `gone`: there are none."""
     nodes: tuple[Node, ...] = ()
+
+    def words(self) -> str:
+        """The state as a sentence."""
+        name, wanted = self.standing.name, count(self.standing.wanted, "node")
+        return {
+            "up": f"cluster {name} is up: {len(self.nodes)} of {wanted} alive",
+            "partly": f"cluster {name} has lost nodes: {len(self.nodes)} of {wanted} alive",
+            "silent": f"cluster {name} runs and does not answer",
+            "gone": f"cluster {name} is gone: its processes ended",
+        }[self.kind]
 
 
 class Head(JobsClient):
@@ -139,13 +153,14 @@ def _alone(clusters: Path) -> Iterator[None]:
 
 
 def _same(found: Standing, sizes: Sizes) -> Standing:
-    """The cluster that stands. BackendError where something else was asked for."""
+    """The cluster that stands. BackendError where it is not whole, or something else was asked for."""
+    anew = f"to have it anew: rayml cluster down --name {found.name}, and then the same command again"
     if found.sizes != sizes:
-        raise BackendError(
-            f"cluster {found.name!r} is up with other sizes than the file's",
-            where=found.address,
-            hint=f"to have it with these: rayml cluster down --name {found.name}, and then up; or give another --name",
-        )
+        what = f"cluster {found.name!r} is up with other sizes than the file's"
+        raise BackendError(what, where=found.address, hint=f"{anew}; or give another --name")
+    state = look(found)
+    if state.kind != "up":
+        raise BackendError(state.words(), where=found.address, hint=anew)
     return found
 
 
@@ -199,17 +214,23 @@ def _start(standing: Standing) -> Standing:
 def _wait(standing: Standing, keeper: subprocess.Popen[bytes]) -> None:
     """Until all nodes are alive and the Jobs API answers. BackendError where that does not happen."""
     head = Head(standing.address, standing.token())
-    wanted, deadline = 1 + standing.sizes.nodes, time.monotonic() + START_TIMEOUT_S
-    found = 0
-    while found < wanted:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not _is_whole(head, standing):
         if keeper.poll() is not None:
             raise _failure(standing, "Ray's head ended before it was up")
         if time.monotonic() > deadline:
-            raise _failure(standing, f"{found} of {count(wanted, 'node')} are up after {START_TIMEOUT_S:.0f} s")
+            raise _failure(
+                standing, f"not all of {count(standing.wanted, 'node')} are up after {START_TIMEOUT_S:.0f} s"
+            )
         time.sleep(_POLL_S)
-        with contextlib.suppress(BackendError):
-            head.jobs()
-            found = len(head.nodes())
+
+
+def _is_whole(head: Head, standing: Standing) -> bool:
+    """Whether a job can be submitted now. The total that `rayml submit` reads comes some seconds after the nodes."""
+    try:
+        return len(head.nodes()) == standing.wanted and not head.jobs() and head.cpus_and_gpus()[0] == standing.cpus
+    except BackendError:
+        return False
 
 
 def _failure(standing: Standing, what: str) -> BackendError:
@@ -218,11 +239,16 @@ def _failure(standing: Standing, what: str) -> BackendError:
 
 def status(name: str, home: Path) -> State:
     """What can be seen of a cluster. PlanError where none of this name was started."""
-    standing = find(home, name)
+    return look(find(home, name))
+
+
+def look(standing: Standing) -> State:
+    """What can be seen of a cluster whose record is known."""
     try:
-        return State(standing, "up", Head(standing.address, standing.token()).nodes())
+        nodes = Head(standing.address, standing.token()).nodes()
     except (BackendError, FileNotFoundError):
         return State(standing, "silent" if standing.processes() else "gone")
+    return State(standing, "up" if len(nodes) >= standing.wanted else "partly", nodes)
 
 
 def down(name: str, home: Path) -> Standing:

@@ -11,17 +11,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from rayml.process import interrupt_on_signals
-from rayml.run.autoscaling import NODE_OBJECT_STORE, without_client_server
+from rayml.run.autoscaling import NODE_OBJECT_STORE
 from rayml.run.keeper import end_others
 from rayml.run.standing_record import MARK, Standing, read
+from rayml.stages.serve.haproxy import free_ports
 
 LOOPBACK = "127.0.0.1"
 _POLL_S = 0.05
 _OF_EVERY_NODE: dict[str, object] = {
-    # The host that nodes tell each other. With this one Ray listens on no other interface.
-    "node-ip-address": LOOPBACK,
     # 0: a free one. The command line's own defaults are the same for every node of a machine.
     "dashboard-agent-listen-port": 0,
     "min-worker-port": 0,
@@ -59,7 +59,7 @@ def head_command(standing: Standing) -> list[str]:
         "dashboard-host": LOOPBACK,
         "dashboard-port": standing.dashboard_port,
     }
-    return _ray_start("--head", options)
+    return _ray_start(options, "--head")
 
 
 def node_command(standing: Standing) -> list[str]:
@@ -70,18 +70,19 @@ def node_command(standing: Standing) -> list[str]:
         "num-gpus": 0,
         "object-store-memory": NODE_OBJECT_STORE,
     }
-    return _ray_start("--disable-usage-stats", options)
+    return _ray_start(options)
 
 
-def _ray_start(flag: str, options: dict[str, object]) -> list[str]:
+def _ray_start(options: dict[str, object], *flags: str) -> list[str]:
     return [
-        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block", flag),
+        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *flags),
         *(f"--{name}={value}" for name, value in {**_OF_EVERY_NODE, **options}.items()),
     ]
 
 
 def environment(standing: Standing) -> dict[str, str]:
     """The whole environment of a cluster's processes. It names the token's file and does not hold the token."""
+    autoscaler_metrics, dashboard_metrics = free_ports(2)
     kept = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN"}
     return {
         **kept,
@@ -91,9 +92,21 @@ def environment(standing: Standing) -> dict[str, str]:
         "RAY_TMPDIR": str(standing.temporary),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_enable_metrics_collection": "0",  # nobody scrapes it, and each node would serve them without a token
-        "RAY_START_HOOK": f"{without_client_server.__module__}.{without_client_server.__name__}",
+        "AUTOSCALER_UPDATE_INTERVAL_S": "1",  # 5 by default, and so long `rayml submit` would miss CPUs of new nodes
+        # 44217 and 44227 for every cluster by default
+        "AUTOSCALER_METRIC_PORT": str(autoscaler_metrics),
+        "DASHBOARD_METRIC_PORT": str(dashboard_metrics),
+        "RAY_START_HOOK": f"{prepare.__module__}.{prepare.__name__}",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
     }
+
+
+def prepare(parameters: Any, head: bool) -> None:
+    """Ray's hook on its RayParams, for what `ray start` has no option for."""
+    parameters.ray_client_server_port = None  # a port for drivers on other machines, which nobody needs
+    # Nodes of one machine that start at the same moment would choose the same names.
+    parameters.raylet_socket_name = f"{os.environ['RAY_TMPDIR']}/raylet-{os.getpid()}"
+    parameters.plasma_store_socket_name = f"{os.environ['RAY_TMPDIR']}/store-{os.getpid()}"
 
 
 def listens(port: int) -> bool:

@@ -74,6 +74,16 @@ class Standing(BaseModel):
         return f"127.0.0.1:{self.gcs_port}"
 
     @property
+    def wanted(self) -> int:
+        """Its nodes, the head among them."""
+        return 1 + self.sizes.nodes
+
+    @property
+    def cpus(self) -> int:
+        """Of all nodes together."""
+        return self.sizes.cpus + self.sizes.nodes * self.sizes.node_cpus
+
+    @property
     def token_path(self) -> Path:
         return self.folder / TOKEN
 
@@ -152,6 +162,6 @@ def find(home: Path, name: str) -> Standing:
         known = ", ".join(sorted(path.parent.name for path in (home / "clusters").glob(f"*/{RECORD}"))) or "none"
         raise PlanError(
             f"no cluster {name!r} was started from {home}",
-            hint=f"those that were: {known}; to start it: rayml cluster up --name {name}",
+            hint=f"those that were: {known}; to start it: rayml cluster up FILE --name {name}",
         )
     return found

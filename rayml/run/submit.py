@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
@@ -16,33 +16,8 @@ from rayml.plan.build import cut_after
 from rayml.plan.plan import Plan
 from rayml.run.storage import ended_with
 from rayml.spec.cluster import Cluster, RayCluster
-from rayml.spec.kuberay import KubeRayCluster
-
-if TYPE_CHECKING:
-    from rayml.backends.kuberay.request import What
 
 WITHOUT_RAYML = "No module named 'rayml'"
-
-
-def kuberay_documents(plan: Plan, cluster: KubeRayCluster, run: str | None) -> str:
-    """What would be applied for a job and, where it has one, its endpoint, as one YAML stream.
-
-    Raises:
-        PlanError: the plan is too large, or rayml's own lint refuses what was rendered.
-    """
-    from rayml.backends.kuberay.request import render as render_kuberay
-    from rayml.backends.kuberay.text import to_yaml
-    from rayml.lint.lint import lint_documents
-
-    name = run or run_name(plan)
-    kinds: tuple[What, ...] = ("job", "service") if plan.steps[-1].name == "serve" else ("job",)
-    requests = [render_kuberay(plan, cluster, name, kind) for kind in kinds]
-    documents = [document for request in requests for document in request.documents]
-    gates = dict.fromkeys((gate for request in requests for gate in request.gates), True)
-    refused = [each for each in lint_documents(documents, gates=gates) if each.severity == "error"]
-    if refused:
-        raise PlanError(f"what was rendered is not sound: {refused[0]}", where="--cluster", hint="please report it")
-    return to_yaml(documents)
 
 
 def target(cluster: Cluster | None, address: str | None, storage: str | None) -> RayCluster:
@@ -54,12 +29,6 @@ def target(cluster: Cluster | None, address: str | None, storage: str | None) ->
     if isinstance(cluster, RayCluster):
         found = cluster.model_copy(
             update={"address": address or cluster.address, "storage": storage or cluster.storage}
-        )
-    elif isinstance(cluster, KubeRayCluster):
-        raise PlanError(
-            "rayml sends nothing to Kubernetes itself yet",
-            where="--cluster",
-            hint="rayml submit JOB --cluster FILE --dry-run | kubectl apply --server-side -f -",
         )
     elif cluster is None and address and storage:
         cpus, gpus = JobsClient(address, find_token()).cpus_and_gpus()

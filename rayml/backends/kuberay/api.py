@@ -1,0 +1,512 @@
+"""A Kubernetes API server over HTTP, and what its refusals mean.
+
+The official client finds the server and the credentials (kubeconfig, plugins, a pod's service account); requests go
+through its connection pool, as its own classes know neither KubeRay's kinds nor a log that is read while it grows.
+
+Sources: kubernetes.io/docs/reference/using-api/server-side-apply and .../api-concepts (dry run); the texts of refusals
+in staging/src/k8s.io/apiserver (pkg/endpoints, pkg/admission) and apimachinery's pkg/api/errors of Kubernetes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import urllib3
+
+from rayml.backends.kuberay.pods import Document
+from rayml.errors import BackendError, PlanError, RaymlError
+from rayml.lint.redaction import redacted
+
+MANAGER = "rayml"
+"""Owner of the fields that are applied."""
+OURS = ("app.kubernetes.io/managed-by", "rayml")
+"""Label of every document that rayml makes, and its value."""
+APPLY, JSON = "application/apply-patch+yaml", "application/json"
+CONNECT_TIMEOUT_S, TIMEOUT_S, SILENCE_S = 5.0, 60.0, 600.0
+"""To connect; for an answer (an admission webhook may take 30 s); between two lines of a log that is followed."""
+LONGEST_SAID = 600
+"""Characters of the server's own words in an error."""
+POD_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+INSTALL = "pip install 'rayml[kubernetes]'"
+
+
+@dataclass(frozen=True)
+class Resource:
+    """Where objects of a kind are."""
+
+    api: str
+    plural: str
+
+    @property
+    def root(self) -> str:
+        """Of its paths."""
+        return f"/api/{self.api}" if "/" not in self.api else f"/apis/{self.api}"
+
+
+RESOURCES = {
+    "ConfigMap": Resource("v1", "configmaps"),
+    "Event": Resource("v1", "events"),
+    "Pod": Resource("v1", "pods"),
+    "PodDisruptionBudget": Resource("policy/v1", "poddisruptionbudgets"),
+    "RayCluster": Resource("ray.io/v1", "rayclusters"),
+    "RayCronJob": Resource("ray.io/v1", "raycronjobs"),
+    "RayJob": Resource("ray.io/v1", "rayjobs"),
+    "RayService": Resource("ray.io/v1", "rayservices"),
+}
+
+
+class Unanswered(BackendError):
+    """The server did not say whether it has done what it was asked to."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request, as an error tells it."""
+
+    verb: str
+    kind: str
+    namespace: str
+    name: str = ""
+    part: str = ""
+    """`log` of a pod."""
+
+    @property
+    def path(self) -> str:
+        """Of its URL."""
+        resource = RESOURCES[self.kind]
+        tail = [quote(each, safe="") for each in (self.name, self.part) if each]
+        return "/".join([f"{resource.root}/namespaces/{quote(self.namespace, safe='')}/{resource.plural}", *tail])
+
+    @property
+    def rule(self) -> str:
+        """The right that it takes."""
+        resource = RESOURCES[self.kind]
+        group = resource.api.partition("/")[0] if "/" in resource.api else ""
+        subject = f"{resource.plural}/{self.part}" if self.part else resource.plural
+        return f"{self.verb} {subject}.{group}" if group else f"{self.verb} {subject}"
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.namespace}/{self.name}" if self.name else f"{self.kind}s in {self.namespace}"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a server said to a request."""
+
+    status: int
+    text: str
+    document: dict[str, Any] = field(default_factory=dict)
+    """Empty where it is no JSON object."""
+
+    @property
+    def said(self) -> str:
+        """Its message, on one line."""
+        words = str(self.document.get("message") or self.text)
+        line = " ".join(words.split())
+        return line if len(line) <= LONGEST_SAID else f"{line[:LONGEST_SAID]} ..."
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """What it says about the object in question."""
+        return dict(self.document.get("details") or {})
+
+
+@dataclass(frozen=True)
+class Applied:
+    """An object after it was applied."""
+
+    document: Document
+    is_new: bool
+
+    @property
+    def uid(self) -> str:
+        """Differs from that of every other object, and of an earlier one of the same name."""
+        return str(self.document["metadata"]["uid"])
+
+
+class KubeApi:
+    """A server, and who asks. Every method raises BackendError or PlanError where the server does not do what is asked.
+
+    Args:
+        client: an ApiClient of the official library.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self.server = str(client.configuration.host).rstrip("/")
+
+    def apply(self, document: Document, *, dry_run: bool = False, force: bool = False) -> Applied:
+        """Make an object, or bring the fields that are named in it to what is said there (server-side apply).
+
+        Args:
+            dry_run: the server checks everything, admission and quota among it, and stores nothing.
+            force: take fields over from others; for objects that rayml has made.
+        """
+        about = document["metadata"]
+        asked = Asked("patch", document["kind"], about["namespace"], about["name"])
+        query = {"fieldManager": MANAGER, "force": str(force).lower(), **({"dryRun": "All"} if dry_run else {})}
+        answer = self._ask("PATCH", asked, query, json.dumps(document), APPLY)
+        return Applied(self._good(asked, answer), answer.status == 201)
+
+    def get(self, kind: str, namespace: str, name: str) -> Document | None:
+        """An object; None where there is none of that name."""
+        asked = Asked("get", kind, namespace, name)
+        answer = self._ask("GET", asked)
+        if is_no_object(asked, answer):
+            return None
+        return self._good(asked, answer)
+
+    def list(self, kind: str, namespace: str, *, labels: str = "", fields: str = "") -> list[Document]:
+        """Objects by their labels or fields (`a=b,c=d`); those of the whole namespace without either."""
+        asked = Asked("list", kind, namespace)
+        query = {"labelSelector": labels, "fieldSelector": fields}
+        answer = self._ask("GET", asked, {key: value for key, value in query.items() if value})
+        return list(self._good(asked, answer).get("items") or [])
+
+    def delete(self, kind: str, namespace: str, name: str, *, uid: str | None = None) -> bool:
+        """Delete an object, and in the background what it owns; whether there was one.
+
+        Args:
+            uid: of the one that is meant, so that a later one of that name stays.
+        """
+        asked = Asked("delete", kind, namespace, name)
+        options: Document = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
+        if uid is not None:
+            options["preconditions"] = {"uid": uid}
+        answer = self._ask("DELETE", asked, {}, json.dumps(options), JSON)
+        if is_no_object(asked, answer) or (uid is not None and answer.status == 409):
+            return False
+        self._good(asked, answer)
+        return True
+
+    def log(self, namespace: str, pod: str, *, follow: bool = False, since: str = "") -> Iterator[str]:
+        """Lines of a pod's first container, each behind the time at which it was written and a space.
+
+        Args:
+            follow: go on until the container ends.
+            since: RFC 3339; what was written in the second of it and later.
+        """
+        asked = Asked("get", "Pod", namespace, pod, "log")
+        query = {
+            "timestamps": "true",
+            **({"follow": "true"} if follow else {}),
+            **({"sinceTime": since} if since else {}),
+        }
+        with self._opened("GET", asked, query, None, None, SILENCE_S if follow else TIMEOUT_S) as response:
+            if response.status != 200:
+                self._good(asked, as_answer(response.status, self._read(response)))
+            yield from self._lines(response)
+
+    def _lines(self, response: Any) -> Iterator[str]:
+        rest = b""
+        for chunk in response.stream(decode_content=True):
+            *whole, rest = (rest + chunk).split(b"\n")
+            yield from (line.decode(errors="replace") for line in whole)
+        if rest:
+            yield rest.decode(errors="replace")
+
+    def _ask(
+        self,
+        method: str,
+        asked: Asked,
+        query: dict[str, str] | None = None,
+        body: str | None = None,
+        kind: str | None = None,
+    ) -> Answer:
+        with self._opened(method, asked, query or {}, body, kind, TIMEOUT_S) as response:
+            return as_answer(response.status, self._read(response))
+
+    def _read(self, response: Any) -> str:
+        return str(response.read(decode_content=True).decode(errors="replace"))
+
+    @contextlib.contextmanager
+    def _opened(
+        self, method: str, asked: Asked, query: dict[str, str], body: str | None, kind: str | None, timeout_s: float
+    ) -> Iterator[Any]:
+        url = f"{self.server}{asked.path}" + (f"?{urlencode(query)}" if query else "")
+        headers = {"Accept": "application/json, */*", **self._credentials(), **({"Content-Type": kind} if kind else {})}
+        response = None
+        try:
+            response = self._client.rest_client.pool_manager.request(
+                method,
+                url,
+                body=body,
+                headers=headers,
+                timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=timeout_s),
+                preload_content=False,
+                retries=False,
+            )
+            yield response
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise self._unreachable(error) from None
+        finally:
+            if response is not None:
+                response.close()
+
+    def _credentials(self) -> dict[str, str]:
+        """Headers that say who asks. A plugin is asked for a new token here when the old one is over."""
+        settings = self._client.configuration.auth_settings().values()
+        return {str(each["key"]): str(each["value"]) for each in settings if each["in"] == "header"}
+
+    def _good(self, asked: Asked, answer: Answer) -> Document:
+        if answer.status in (200, 201, 202) and answer.document:
+            return answer.document
+        raise self._without_secrets(refusal(asked, answer, self.server))
+
+    def _without_secrets(self, error: RaymlError) -> RaymlError:
+        """The same error, should the server or a proxy have repeated what it was shown."""
+        return type(error)(self._clean(error.what), where=self._clean(error.where), hint=self._clean(error.hint))
+
+    def _clean(self, text: str) -> str:
+        settings = self._client.configuration
+        words = [word for value in settings.api_key.values() for word in str(value).split()]
+        for secret in (*words, settings.password):
+            if secret and secret not in ("Bearer", "Basic"):
+                text = text.replace(secret, "***")
+        return redacted(text)
+
+    def _unreachable(self, error: Exception) -> RaymlError:
+        return self._without_secrets(
+            Unanswered(
+                f"the Kubernetes API server cannot be reached: {reason_of(error)}",
+                where=self.server,
+                hint="check the network or VPN; `kubectl config use-context NAME` chooses another cluster",
+            )
+        )
+
+
+def connect(context: str | None = None) -> KubeApi:
+    """The server of the kubeconfig (`KUBECONFIG`, else ~/.kube/config), or in a pod without one, that of the pod.
+
+    Args:
+        context: of the kubeconfig; its current one where none is named.
+    Raises:
+        RaymlError: the official client is not installed.
+        BackendError: no configuration is found, or it cannot be used.
+    """
+    config = library("kubernetes.config")
+    files = os.environ.get("KUBECONFIG") or str(Path("~/.kube/config").expanduser())
+    if context is None and POD_ACCOUNT.exists() and not any(Path(each).exists() for each in files.split(os.pathsep)):
+        return KubeApi(in_pod(config))
+    try:
+        return KubeApi(config.new_client_from_config(config_file=files, context=context, persist_config=False))
+    except config.ConfigException as error:
+        what = redacted(" ".join(str(error).split()))
+    except Exception as error:
+        # The library lets a damaged file through as whatever its reader stumbles over; such a text may quote a token.
+        what = f"it cannot be read ({type(error).__name__})"
+    raise BackendError(
+        f"the kubeconfig leads to no cluster: {what}",
+        where=files,
+        hint="kubectl config get-contexts lists what there is; KUBECONFIG names another file",
+    )
+
+
+def in_pod(config: Any) -> Any:
+    """A client with the rights of the pod's service account."""
+    settings = library("kubernetes.client").Configuration()
+    try:
+        config.load_incluster_config(client_configuration=settings)
+    except config.ConfigException as error:
+        raise BackendError(
+            f"the pod's service account cannot be used: {redacted(str(error))}",
+            where=str(POD_ACCOUNT.parent),
+            hint="give the pod an account with automountServiceAccountToken: true, such as rayml-submitter",
+        ) from None
+    return library("kubernetes.client").ApiClient(settings)
+
+
+def library(name: str) -> Any:
+    """A module of the official client."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError:
+        raise RaymlError("sending to Kubernetes needs its Python client", where=name, hint=INSTALL) from None
+
+
+def as_answer(status: int, text: str) -> Answer:
+    """An answer whose text may be JSON."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    return Answer(status, text, found if isinstance(found, dict) else {})
+
+
+def is_no_object(asked: Asked, answer: Answer) -> bool:
+    """Whether the kind is known there, and the object is not."""
+    details = answer.details
+    return answer.status == 404 and details.get("name") == asked.name and details.get("kind") != "namespaces"
+
+
+def reason_of(error: Exception) -> str:
+    """Why nothing came back, in a few words."""
+    text = str(error)
+    if isinstance(error, urllib3.exceptions.SSLError):
+        return "its certificate is not trusted, or it speaks no TLS"
+    if isinstance(error, urllib3.exceptions.NameResolutionError):
+        return "its name is unknown"
+    # A NewConnectionError is a TimeoutError to urllib3, whatever the system has said.
+    if "refused" in text:
+        return "connection refused"
+    if isinstance(error, (urllib3.exceptions.TimeoutError, TimeoutError)):
+        return "it does not answer"
+    return redacted(text.rpartition(": ")[2] or type(error).__name__)
+
+
+def refusal(asked: Asked, answer: Answer, server: str) -> RaymlError:
+    """What an answer other than a good one means, and what to do about it."""
+    known = BY_STATUS.get(answer.status)
+    error = known(asked, answer, server) if known is not None else None
+    return admission(asked, answer) or error or unexpected(asked, answer, server)
+
+
+def admission(asked: Asked, answer: Answer) -> RaymlError | None:
+    """A webhook or policy says no, whatever its status; None where none does."""
+    said = answer.said
+    if "does not support dry run" in said:
+        return BackendError(
+            f"an admission webhook cannot be rehearsed: {said}",
+            where=str(asked),
+            hint="ask who runs it to declare `sideEffects: None`; until then: rayml submit ... --dry-run "
+            "| kubectl apply --server-side -f -",
+        )
+    if "failed calling webhook" in said:
+        return Unanswered(
+            f"an admission webhook does not answer: {said}",
+            where=str(asked),
+            hint="kubectl get validatingwebhookconfigurations names its service, whose pods have to run",
+        )
+    if answer.status != 401 and re.search(r"admission webhook .* denied|ValidatingAdmissionPolicy .* denied", said):
+        return PlanError(
+            f"admission refuses it: {said}", where=str(asked), hint="change the cluster file, or the policy"
+        )
+    return None
+
+
+def unauthorized(_asked: Asked, _answer: Answer, server: str) -> RaymlError:
+    return BackendError(
+        "the server does not know who asks: the credentials are missing, wrong or over",
+        where=server,
+        hint="log in anew (aws eks update-kubeconfig, gcloud container clusters get-credentials, ...) and try "
+        "`kubectl auth whoami`",
+    )
+
+
+def forbidden(asked: Asked, answer: Answer, _server: str) -> RaymlError:
+    said = answer.said
+    if "exceeded quota" in said:
+        return BackendError(
+            f"the namespace's quota is used up: {said}",
+            where=str(asked),
+            hint=f"kubectl -n {asked.namespace} describe quota; end what is not needed, or ask the admin for more",
+        )
+    if "is being terminated" in said:
+        return BackendError("the namespace is being deleted", where=str(asked), hint=MAKE_NAMESPACE)
+    if "violates PodSecurity" in said:
+        return BackendError(f"Pod Security refuses it: {said}", where=str(asked), hint="please report it")
+    return BackendError(
+        f"you may not {asked.rule} in the namespace {asked.namespace}: {said}",
+        where=str(asked),
+        hint=f"ask the admin to bind the role rayml-submitter of k8s/base/roles.yaml to you; then "
+        f"`kubectl auth can-i {asked.rule} -n {asked.namespace}` says yes",
+    )
+
+
+def not_found(asked: Asked, answer: Answer, server: str) -> RaymlError:
+    if answer.details.get("kind") == "namespaces" or answer.said.startswith("namespaces "):
+        return BackendError(f"there is no namespace {asked.namespace}", where=server, hint=MAKE_NAMESPACE)
+    if is_no_object(asked, answer):
+        return PlanError("there is no such object", where=str(asked), hint=f"kubectl -n {asked.namespace} get all")
+    resource = RESOURCES[asked.kind]
+    if resource.api.startswith("ray.io/"):
+        return BackendError(
+            f"the cluster knows no {asked.kind} of {resource.api}: KubeRay is not installed there, or an older version",
+            where=server,
+            hint="ask the admin for KubeRay 1.7 (k8s/operator/README.md); kubectl api-resources --api-group=ray.io",
+        )
+    return BackendError(
+        f"the server knows no {asked.kind} of {resource.api}",
+        where=server,
+        hint="the kubeconfig has to name a Kubernetes API server; `kubectl version` shows which one it is",
+    )
+
+
+def conflict(asked: Asked, answer: Answer, _server: str) -> RaymlError:
+    fields = [str(each.get("field")) for each in answer.details.get("causes") or [] if each.get("field")]
+    at = f" (fields {', '.join(fields[:5])})" if fields else ""
+    return BackendError(
+        f"somebody else has changed it, or works on it: {answer.said}{at}",
+        where=str(asked),
+        hint=f"kubectl -n {asked.namespace} get {asked.kind.lower()} {asked.name} -o yaml --show-managed-fields; "
+        "then run the same command again, or delete it",
+    )
+
+
+def invalid(asked: Asked, answer: Answer, _server: str) -> RaymlError:
+    said = answer.said
+    is_long_name = "metadata.name" in said and re.search(r"must be no more than|must have at most|Too long", said)
+    if is_long_name:
+        return PlanError(
+            f"the name is too long: {said}", where=str(asked), hint="give the run a shorter name: --run NAME"
+        )
+    return PlanError(
+        f"the server does not take it: {said}",
+        where=str(asked),
+        hint="KubeRay there may be of another version than 1.7; else change the cluster file, or report it",
+    )
+
+
+def too_large(asked: Asked, answer: Answer, _server: str) -> RaymlError:
+    return PlanError(
+        f"it is too large for the server: {answer.said}",
+        where=str(asked),
+        hint="build what is large into the image, or name it in a .rayignore in the code folder",
+    )
+
+
+def busy(asked: Asked, answer: Answer, server: str) -> RaymlError:
+    if "request is too large" in answer.said:
+        return too_large(asked, answer, server)
+    return Unanswered(
+        f"the API server is not able to answer ({answer.status}): {answer.said}",
+        where=str(asked),
+        hint="run the same command again in a while; kubectl get --raw /readyz shows how it is",
+    )
+
+
+def unexpected(asked: Asked, answer: Answer, server: str) -> RaymlError:
+    return BackendError(
+        f"an answer that no API server gives ({answer.status}): {answer.said or 'nothing'}"
+        if not answer.document
+        else f"the server does not take it ({answer.status}): {answer.said}",
+        where=f"{server}{asked.path}",
+        hint="the kubeconfig has to name a Kubernetes API server; `kubectl version` shows which one it is",
+    )
+
+
+MAKE_NAMESPACE = "ask the admin for it: kubectl apply -k k8s/overlays/dev, or gpu or prod (docs/kubernetes.md)"
+BY_STATUS = {
+    400: invalid,
+    401: unauthorized,
+    403: forbidden,
+    404: not_found,
+    409: conflict,
+    413: too_large,
+    422: invalid,
+    429: busy,
+    500: busy,
+    502: busy,
+    503: busy,
+    504: busy,
+}
+"""Status of an answer to what it means."""
