@@ -159,7 +159,8 @@ def test_a_population_over_rows_and_rates_ends_with_weights_that_only_it_has(tmp
     for trial in changed:
         for change in trial["took_over"]:
             assert change["trial"] != trial["number"]
-            assert 1 <= change["epoch"] < 16
+            # 16: the other one had finished while this one was behind.
+            assert 1 <= change["epoch"] <= 16
     plan = json.loads((run_folders(tmp_path)[-1] / "plan.json").read_text())
     steps = {step["name"]: step for step in plan["steps"]}
     chosen = sweep["trials"][plan["decision"]["trial"]]

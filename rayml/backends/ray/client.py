@@ -9,7 +9,6 @@ import http.client
 import json
 import socket
 import ssl
-import time
 from importlib import metadata
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -20,7 +19,6 @@ from rayml.errors import BackendError
 
 TIMEOUT_S = 30.0
 CONNECT_TIMEOUT_S = 5.0
-TOTALS_S, TOTALS_PAUSE_S = 10.0, 0.25
 OVER = ("SUCCEEDED", "FAILED", "STOPPED")
 """Statuses in which a job stays."""
 HTTP_OK, HTTP_UNAUTHORIZED, HTTP_FORBIDDEN, HTTP_NOT_FOUND = 200, 401, 403, 404
@@ -73,15 +71,10 @@ class JobsClient:
         return sorted(found, key=lambda each: -(each.get("start_time") or 0))
 
     def cpus_and_gpus(self) -> tuple[int, int]:
-        """What the cluster has in all. A head that has just started does not know for some seconds."""
-        deadline = time.monotonic() + TOTALS_S
-        while True:
-            status = self._json("GET", "/api/cluster_status")["data"]["clusterStatus"]
-            usage = ((status or {}).get("loadMetricsReport") or {}).get("usage") or {}
-            found = int(usage.get("CPU", [0, 0])[1]), int(usage.get("GPU", [0, 0])[1])
-            if found[0] or time.monotonic() > deadline:
-                return found
-            time.sleep(TOTALS_PAUSE_S)
+        """What the nodes that are alive have in all, by the State API (Ray's dashboard/modules/state/state_head.py)."""
+        listed = self._json("GET", "/api/v0/nodes?detail=1")["data"]["result"]["result"]
+        held = [node.get("resources_total") or {} for node in listed if node.get("state") == "ALIVE"]
+        return sum(int(each.get("CPU", 0)) for each in held), sum(int(each.get("GPU", 0)) for each in held)
 
     def find(self, run: str) -> dict[str, Any] | None:
         """The newest job of a run, or None."""

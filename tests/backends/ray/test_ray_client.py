@@ -145,8 +145,9 @@ def test_a_target_is_a_cluster_elsewhere(head):
     file = RayCluster(kind="ray", address="http://file:8265", storage="/shared", cpus=8)
     assert submit.target(file, None, None) == file
     assert submit.target(file, "http://typed:8265", "s3://b/p").address == "http://typed:8265"
-    usage = {"data": {"clusterStatus": {"loadMetricsReport": {"usage": {"CPU": [1.0, 6.0], "GPU": [0.0, 2.0]}}}}}
-    head.answers[("GET", "/api/cluster_status")] = (200, usage)
+    alive = {"state": "ALIVE", "resources_total": {"CPU": 3.0, "GPU": 1.0}}
+    nodes = [alive, alive, {"state": "DEAD", "resources_total": {"CPU": 8.0}}, {"state": "ALIVE"}]
+    head.answers[("GET", "/api/v0/nodes?detail=1")] = (200, {"data": {"result": {"result": nodes}}})
     found = submit.target(None, head.address, "/shared")
     assert (found.cpus, found.gpus) == (6, 2)
     for cluster, address, storage in ((LocalCluster(), None, None), (None, head.address, None), (None, None, "/s")):
