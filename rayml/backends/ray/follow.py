@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 from rayml.backends.ray.client import OVER, JobsClient
 from rayml.errors import BackendError
 
-POLL_S, SLOWEST_POLL_S = 0.05, 1.0
-"""Between two looks at a job's status: short at first, for trivial jobs."""
+POLL_S, SLOWEST_POLL_S, GROWTH = 0.05, 1.0, 1.1
+"""Seconds between two looks at a job's status: short at first, for trivial jobs."""
 EXIT_OF = {"SUCCEEDED": 0, "FAILED": 4, "STOPPED": 130}
 RECONNECTS = 20
 
@@ -24,49 +25,65 @@ def follow(client: JobsClient, job: str, say: Callable[[str], None]) -> dict[str
 
 
 async def _follow(client: JobsClient, job: str, say: Callable[[str], None]) -> dict[str, Any]:
-    told, pause, failures = 0, POLL_S, 0
-    while True:
-        try:
-            about = await asyncio.to_thread(client.job, job)
-            if about["status"] != "PENDING":
-                told = await _tail(client, job, told, say)
+    """Ask for the status beside the log: Ray hands the log out in batches of seconds, and says late that it is over."""
+    told = Told(say)
+    hearing: asyncio.Task[None] | None = None
+    pause, failures = POLL_S, 0
+    try:
+        while True:
+            try:
                 about = await asyncio.to_thread(client.job, job)
-            failures = 0
-        except BackendError:
-            failures += 1
-            if failures > RECONNECTS:
-                raise
-            await asyncio.sleep(SLOWEST_POLL_S)
-            continue
-        if about["status"] in OVER:
-            whole = await asyncio.to_thread(client.logs, job)
-            say(whole[told:])
-            return about
-        await asyncio.sleep(pause)
-        pause = min(SLOWEST_POLL_S, 1.5 * pause)
+                failures = 0
+            except BackendError:
+                failures += 1
+                if failures > RECONNECTS:
+                    raise
+                await asyncio.sleep(SLOWEST_POLL_S)
+                continue
+            if about["status"] in OVER:
+                break
+            if about["status"] != "PENDING" and (hearing is None or hearing.done()):
+                hearing = asyncio.create_task(_tail(client, job, told))
+            await asyncio.sleep(pause)
+            pause = min(SLOWEST_POLL_S, GROWTH * pause)
+    finally:
+        if hearing is not None:
+            hearing.cancel()
+            await asyncio.wait([hearing])
+    told.part(0, await asyncio.to_thread(client.logs, job))
+    return about
 
 
-async def _tail(client: JobsClient, job: str, told: int, say: Callable[[str], None]) -> int:
-    """Hand on what comes over the head's websocket until it closes; how many characters were told in all."""
+class Told:
+    """What was handed on of a log that is heard from its beginning with each connection."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._characters = 0
+
+    def part(self, begin: int, text: str) -> None:
+        """Hand on what is new in a piece of the log that begins at this character."""
+        if begin + len(text) > self._characters:
+            self._say(text[max(0, self._characters - begin) :])
+            self._characters = begin + len(text)
+
+
+async def _tail(client: JobsClient, job: str, told: Told) -> None:
+    """Hand on what comes over the head's websocket until it closes."""
     import aiohttp
 
     heard = 0
     address = f"{client.address}/api/jobs/{job}/logs/tail"
-    try:
+    with contextlib.suppress(aiohttp.ClientError, OSError):
         async with (
             aiohttp.ClientSession(headers=client.headers()) as session,
             session.ws_connect(address, heartbeat=30.0, max_msg_size=0) as stream,
         ):
             async for message in stream:
                 if message.type is not aiohttp.WSMsgType.TEXT:
-                    break
+                    return
+                told.part(heard, message.data)
                 heard += len(message.data)
-                fresh = message.data[max(0, len(message.data) - max(0, heard - told)) :]
-                say(fresh)
-                told = max(told, heard)
-    except (aiohttp.ClientError, OSError):
-        return told
-    return told
 
 
 def exit_code(about: dict[str, Any]) -> int:

@@ -11,7 +11,7 @@ from importlib import metadata
 import pytest
 
 from rayml.backends.ray.client import JobsClient
-from rayml.backends.ray.follow import exit_code
+from rayml.backends.ray.follow import Told, exit_code
 from rayml.backends.ray.packing import Package
 from rayml.backends.ray.request import Request
 from rayml.errors import BackendError, PlanError
@@ -139,6 +139,17 @@ def test_the_newest_job_of_a_run_is_found_by_its_metadata(head):
 )
 def test_how_a_job_ended_is_its_drivers_exit_code(about, code):
     assert exit_code(about) == code
+
+
+def test_what_was_told_of_a_log_is_not_told_again():
+    said = []
+    told = Told(said.append)
+    told.part(0, "one\n")
+    told.part(4, "two\n")
+    told.part(0, "one\ntw")  # a new connection begins anew
+    told.part(6, "o\nthree\n")
+    told.part(0, "one\ntwo\nthree\nfour\n")
+    assert "".join(said) == "one\ntwo\nthree\nfour\n"
 
 
 def test_a_target_is_a_cluster_elsewhere(head):
