@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from rayml import __version__
+from rayml.backends.ray.packing import CODE_FOLDER
 from rayml.errors import PlanError
 from rayml.observe.events import EventReader
 from rayml.observe.progress import PlainWatcher
@@ -23,7 +24,6 @@ from rayml.run.execution import execute
 from rayml.run.storage import create_or_resume, open_storage
 
 POLL_S = 0.2
-CODE_FOLDER = "code"
 
 
 def run_on_cluster(plan_file: str, storage: str, run: str) -> int:

@@ -68,12 +68,11 @@ class State:
 
 
 class Head(JobsClient):
-    """The Jobs API of a head, and its State API (Ray's dashboard/modules/state/state_head.py)."""
+    """The Jobs API of a head, and its nodes as `rayml cluster` tells of them."""
 
     def nodes(self) -> tuple[Node, ...]:
         """Those that are alive, the head first."""
-        listed = self._json("GET", "/api/v0/nodes?detail=1")["data"]["result"]["result"]
-        alive = [_node(each) for each in listed if each["state"] == "ALIVE"]
+        alive = [_node(each) for each in self.alive_nodes()]
         return tuple(sorted(alive, key=lambda node: (not node.head, node.id)))
 
 
@@ -226,9 +225,9 @@ def _wait(standing: Standing, keeper: subprocess.Popen[bytes]) -> None:
 
 
 def _is_whole(head: Head, standing: Standing) -> bool:
-    """Whether a job can be submitted now. The total that `rayml submit` reads comes some seconds after the nodes."""
+    """Whether a job can be submitted now."""
     try:
-        return len(head.nodes()) == standing.wanted and not head.jobs() and head.cpus_and_gpus()[0] == standing.cpus
+        return len(head.nodes()) == standing.wanted and not head.jobs()
     except BackendError:
         return False
 

@@ -79,11 +79,6 @@ class Standing(BaseModel):
         return 1 + self.sizes.nodes
 
     @property
-    def cpus(self) -> int:
-        """Of all nodes together."""
-        return self.sizes.cpus + self.sizes.nodes * self.sizes.node_cpus
-
-    @property
     def token_path(self) -> Path:
         return self.folder / TOKEN
 

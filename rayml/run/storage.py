@@ -16,7 +16,7 @@ from rayml.artifacts.durable import create_exclusive
 from rayml.artifacts.manifest import digest
 from rayml.artifacts.opening import open_store
 from rayml.artifacts.s3 import S3Store
-from rayml.artifacts.store import LocalStore, Store
+from rayml.artifacts.store import KEY_CHARACTERS, LocalStore, Store
 from rayml.artifacts.work import pull, push
 from rayml.errors import BackendError
 from rayml.observe.events import read_events
@@ -155,7 +155,7 @@ class BucketStorage:
     def _push(self, run: RunFolder, plan: Plan) -> None:
         push(run.path, self._bucket, f"{run.id}/", self._index(run.id))
         for step in plan.steps:
-            if (self._store.cache / step.name / step.key[:16] / "work").exists():
+            if (self._store.cache / step.name / step.key[:KEY_CHARACTERS] / "work").exists():
                 self._store.push_work(step.name, step.key)
 
     def _index(self, run: str) -> Path:

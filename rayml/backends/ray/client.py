@@ -70,10 +70,14 @@ class JobsClient:
         found = [each for each in self._json("GET", "/api/jobs/") if each.get("submission_id")]
         return sorted(found, key=lambda each: -(each.get("start_time") or 0))
 
-    def cpus_and_gpus(self) -> tuple[int, int]:
-        """What the nodes that are alive have in all, by the State API (Ray's dashboard/modules/state/state_head.py)."""
+    def alive_nodes(self) -> list[dict[str, Any]]:
+        """The nodes that are alive, by the State API (Ray's dashboard/modules/state/state_head.py)."""
         listed = self._json("GET", "/api/v0/nodes?detail=1")["data"]["result"]["result"]
-        held = [node.get("resources_total") or {} for node in listed if node.get("state") == "ALIVE"]
+        return [node for node in listed if node.get("state") == "ALIVE"]
+
+    def cpus_and_gpus(self) -> tuple[int, int]:
+        """What the nodes that are alive have in all."""
+        held = [node.get("resources_total") or {} for node in self.alive_nodes()]
         return sum(int(each.get("CPU", 0)) for each in held), sum(int(each.get("GPU", 0)) for each in held)
 
     def find(self, run: str) -> dict[str, Any] | None:

@@ -103,6 +103,12 @@ def test_every_importance_ranks_channels(tmp_path, importance):
     assert made.facts["layers"]["network.conv1"]["after"][0] == 32
 
 
+def test_heads_are_ranked_by_their_gradients_too(tmp_path):
+    work = make_work(tmp_path, TRANSFORMER, {**PRUNE, "importance": "taylor"})
+    made = prune.run(work)
+    assert parameters(rebuilt(work, made)) < 0.7 * parameters(work.parent.network(work.schema, None))
+
+
 def test_heads_and_units_that_do_nothing_go_and_the_answers_stay(tmp_path):
     """Half of the heads and units write nothing: without them the network answers as before, and is as wide."""
     work = make_work(tmp_path, TRANSFORMER, PRUNE)
