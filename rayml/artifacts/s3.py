@@ -4,7 +4,7 @@ The truth lies in the bucket; a local cache with the same layout holds what was 
 
     s3://bucket/prefix/train/3f2a9c01d4e7/manifest.json     PUT last, with If-None-Match: *
     s3://bucket/prefix/train/3f2a9c01d4e7/files-9b1c/...    the attempt that the manifest's owner uploaded
-    s3://bucket/prefix/train/3f2a9c01d4e7/work/...          checkpoints that `push_work` uploaded
+    s3://bucket/prefix/train/3f2a9c01d4e7/work/...          checkpoints (rayml.artifacts.hosts)
     s3://bucket/prefix/train/3f2a9c01d4e7/lease-*.json      who computes this key (rayml.artifacts.lease)
 
 It holds no client in its state, so it travels to Ray workers.
@@ -24,10 +24,11 @@ from pydantic import ValidationError
 
 from rayml.artifacts.bucket import Bucket, Entry, each
 from rayml.artifacts.durable import sync_tree
+from rayml.artifacts.hosts import Hosts, hosts_of
 from rayml.artifacts.lease import TTL_S, Leases
 from rayml.artifacts.manifest import FileEntry, Manifest, describe_files, file_sha256
 from rayml.artifacts.store import KEY_CHARACTERS, Artifact, Fault, Record
-from rayml.artifacts.work import is_inside, pull, push
+from rayml.artifacts.work import is_inside
 from rayml.errors import BackendError, RaymlError
 
 MANIFEST_FILE = "manifest.json"
@@ -90,7 +91,8 @@ class S3Store:
         sync_tree(folder)
         complete = manifest.model_copy(update={"files": describe_files(folder)})
         files = f"{home}/{folder.name}"
-        each(complete.files, lambda entry: self.bucket.upload(folder / entry.path, f"{files}/{entry.path}"))
+        # What workers on other hosts have made is there already.
+        self.hosts().send(folder)
         won = self._announce(Record(attempt=folder.name, manifest=complete))
         if won.attempt != folder.name:
             self._delete_all(f"{files}/")
@@ -100,20 +102,20 @@ class S3Store:
         return Artifact(complete, folder)
 
     def work(self, kind: str, key: str) -> Path:
-        folder = self.cache / _home(kind, key) / "work"
+        folder = self.work_folder(kind, key)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def push_work(self, kind: str, key: str) -> None:
-        """Upload what is new or was changed in a work folder, and delete there what was deleted here.
+    def work_folder(self, kind: str, key: str) -> Path:
+        """Where a step's work is, if it has any here."""
+        return self.cache / _home(kind, key) / "work"
 
-        The `manifest.json` of each checkpoint goes last, so that one that is found in the bucket is whole there.
-        """
-        push(self.work(kind, key), self.bucket, f"{_home(kind, key)}/work/", self._index(kind, key))
+    def hosts(self) -> Hosts:
+        return hosts_of(self)
 
-    def pull_work(self, kind: str, key: str) -> None:
-        """Bring a work folder up to what the bucket holds. What was only changed here stays."""
-        pull(self.work(kind, key), self.bucket, f"{_home(kind, key)}/work/", self._index(kind, key))
+    def bring(self, artifact: Artifact) -> None:
+        """Have the files of a committed artifact in this host's cache."""
+        self._cached(Record(attempt=artifact.path.name, manifest=artifact.manifest))
 
     @contextlib.contextmanager
     def exclusive(self, kind: str, key: str, waiting: Callable[[], None]) -> Iterator[None]:
@@ -231,14 +233,10 @@ class S3Store:
 
     def _drop_work(self, manifest: Manifest) -> None:
         self._delete_all(f"{_home(manifest.kind, manifest.key)}/work/")
-        self._index(manifest.kind, manifest.key).unlink(missing_ok=True)
-        shutil.rmtree(self.cache / _home(manifest.kind, manifest.key) / "work", ignore_errors=True)
+        shutil.rmtree(self.work_folder(manifest.kind, manifest.key), ignore_errors=True)
 
     def _delete_all(self, beginning: str) -> None:
         each(self.bucket.entries(beginning), lambda entry: self.bucket.delete(entry.path))
-
-    def _index(self, kind: str, key: str) -> Path:
-        return self.cache / _home(kind, key) / "work-synced.json"
 
 
 def _home(kind: str, key: str) -> str:

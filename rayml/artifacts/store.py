@@ -26,6 +26,7 @@ from typing import Protocol
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rayml.artifacts.durable import create_exclusive, sync_folder, sync_tree
+from rayml.artifacts.hosts import ONE_FOLDER, Hosts
 from rayml.artifacts.manifest import Manifest, describe_files, file_sha256
 from rayml.errors import RaymlError
 
@@ -74,6 +75,10 @@ class Store(Protocol):
 
     def work(self, kind: str, key: str) -> Path:
         """A folder that outlives a crash of the step that computes this key; checkpoints live there."""
+        ...
+
+    def hosts(self) -> Hosts:
+        """How what this host has gets to others."""
         ...
 
     def exclusive(self, kind: str, key: str, waiting: Callable[[], None]) -> AbstractContextManager[None]:
@@ -147,6 +152,9 @@ class LocalStore:
         folder = self._work_folder(kind, key)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    def hosts(self) -> Hosts:
+        return ONE_FOLDER
 
     @contextlib.contextmanager
     def exclusive(self, kind: str, key: str, waiting: Callable[[], None]) -> Iterator[None]:

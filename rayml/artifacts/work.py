@@ -34,31 +34,36 @@ class Synced(BaseModel):
 _INDEX = TypeAdapter(dict[str, Synced])
 
 
-def push(folder: Path, bucket: Bucket, remote: str, index_file: Path) -> None:
+def every(name: str) -> bool:
+    """Wants all files."""
+    return True
+
+
+def push(folder: Path, bucket: Bucket, remote: str, index_file: Path, wants: Callable[[str], bool] = every) -> None:
     """Upload what is new or was changed here, markers last, and delete what this machine had there and has no more.
 
-    A checkpoint may be written or pruned meanwhile: it travels whole, or at the next push.
+    A checkpoint may be written or pruned meanwhile: it travels whole, or at the next push. What another machine removed
+    is not sent again unless it was changed here since.
 
     Args:
         remote: the path in the bucket, with a slash at its end.
+        wants: whether a file is of interest, by its path below `folder`.
     """
     index = _load(index_file)
-    markers, others = _files(folder)
+    markers, others = _files(folder, wants)
     there = {entry.path: entry for entry in bucket.entries(remote)}
     sent: dict[str, os.stat_result] = {}
     for batch in (others, markers):
         changed = [name for name in batch if not _is_there(folder / name, index.get(name), there.get(remote + name))]
         stats = each(changed, partial(_upload, folder, bucket, remote))
         sent.update({name: stat for name, stat in zip(changed, stats, strict=True) if stat is not None})
-    _delete_gone(folder, bucket, remote, index)
+    _delete_gone(folder, bucket, remote, index, wants)
     etags = {entry.path: entry.etag for entry in bucket.entries(remote)} if sent else {}
     index.update({name: _synced(stat, etags.get(remote + name, "")) for name, stat in sent.items()})
     _save(index_file, index)
 
 
-def pull(
-    folder: Path, bucket: Bucket, remote: str, index_file: Path, wants: Callable[[str], bool] = lambda name: True
-) -> None:
+def pull(folder: Path, bucket: Bucket, remote: str, index_file: Path, wants: Callable[[str], bool] = every) -> None:
     """Download what is new or was changed in the bucket, markers last. What was only changed here stays.
 
     Args:
@@ -85,10 +90,10 @@ def is_inside(name: str) -> bool:
     return bool(name) and "\\" not in name and not any(part in ("", ".", "..") for part in name.split("/"))
 
 
-def _files(folder: Path) -> tuple[list[str], list[str]]:
+def _files(folder: Path, wants: Callable[[str], bool]) -> tuple[list[str], list[str]]:
     """Names of the markers and of the other files; whatever a marker speaks of is among the others."""
-    markers = [name for name in _names(folder) if _is_marker(name)]
-    others = [name for name in _names(folder) if not _is_marker(name)]
+    markers = [name for name in _names(folder) if wants(name) and _is_marker(name)]
+    others = [name for name in _names(folder) if wants(name) and not _is_marker(name)]
     return markers, others
 
 
@@ -103,14 +108,13 @@ def _is_marker(path: str) -> bool:
 
 
 def _is_there(path: Path, known: Synced | None, entry: Entry | None) -> bool:
-    """Whether a local file did not change since it was last the same in the bucket, and still lies there."""
+    """Whether a local file did not change since it was last the same in the bucket, or is gone."""
     try:
         stat = path.stat()
     except FileNotFoundError:
         return True
-    if known is None or entry is None:
-        return False
-    return known == _synced(stat, known.etag) and entry.bytes == stat.st_size
+    unchanged = known is not None and known == _synced(stat, known.etag)
+    return unchanged and (entry is None or entry.bytes == stat.st_size)
 
 
 def _upload(folder: Path, bucket: Bucket, remote: str, name: str) -> os.stat_result | None:
@@ -122,8 +126,10 @@ def _upload(folder: Path, bucket: Bucket, remote: str, name: str) -> os.stat_res
     return None
 
 
-def _delete_gone(folder: Path, bucket: Bucket, remote: str, index: dict[str, Synced]) -> None:
-    gone = [name for name in index if not (folder / name).exists()]
+def _delete_gone(
+    folder: Path, bucket: Bucket, remote: str, index: dict[str, Synced], wants: Callable[[str], bool]
+) -> None:
+    gone = [name for name in index if wants(name) and not (folder / name).exists()]
     for batch in ([name for name in gone if _is_marker(name)], [name for name in gone if not _is_marker(name)]):
         each(batch, lambda name: bucket.delete(remote + name))
         for name in batch:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -66,7 +67,8 @@ def main(path: str) -> None:
         gated = patch.object(processes, "run_rank", run_gated_rank)
     try:
         with gated:
-            stage.fit(step, settings.data, checkpoints, context)
+            rows: Any = SimpleNamespace(path=settings.data)  # made without a store
+            stage.fit(step, {"data": rows}, checkpoints, context)
     finally:
         session.stop()
 

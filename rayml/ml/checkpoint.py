@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,7 +26,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rayml.artifacts.durable import sync_folder, sync_tree, write_atomic
+from rayml.artifacts.hosts import ONE_FOLDER, Hosts
 from rayml.artifacts.manifest import FileEntry, describe_file, file_sha256
+from rayml.errors import BackendError
 
 if TYPE_CHECKING:
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
@@ -38,6 +41,9 @@ WEIGHTS_FILE = f"{MODEL}.safetensors"
 SHARDS_FOLDER = "shards"
 STATE_FILE = "state.json"
 MANIFEST_FILE = "manifest.json"
+
+NOT_WHOLE = (OSError, ValueError, KeyError, TypeError, SafetensorError)
+"""What reading one that is torn or damaged raises."""
 
 Groups = Mapping[str, Mapping[str, Tensor]]
 """Group to name to tensor."""
@@ -82,8 +88,16 @@ class CheckpointWriter:
     costs more than the copy.
     """
 
-    def __init__(self, root: Path, keep: int) -> None:
-        self._root, self._keep = root, keep
+    def __init__(self, root: Path, keep: int, hosts: Hosts | None = None, begun_from: str | None = None) -> None:
+        """
+        Args:
+            root: the folder of all checkpoints.
+            keep: how many of the newest are kept, besides the best.
+            hosts: by which other hosts get them; all see the folder where it is None.
+            begun_from: the checkpoint that training goes on from.
+        """
+        self._root, self._keep, self._hosts = root, keep, hosts or ONE_FOLDER
+        self._whole = [] if begun_from is None else [begun_from]
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
         self._buffers: dict[str, Tensor] = {}
@@ -119,23 +133,54 @@ class CheckpointWriter:
         from rayml.ml.parts import save_part
 
         own: FileEntry | None = None
+        sent = False
         try:
             own = save_part(folder, held, places)
+            sent = self._send(folder / SHARDS_FOLDER)
         finally:
             # The others wait for this rank's word, also where it is that there is no file.
-            entries = parts.exchange(own, folder)
+            entries, all_sent = parts.exchange(own, folder, sent)
         written = [entry for entry in entries if entry is not None]
         if len(written) < len(entries):
             raise OSError(f"worker {entries.index(None)} could not write its part of {folder}")
         if dist.get_rank() == 0:
             _seal(folder, state, written)
             prune_checkpoints(self._root, self._keep, state.get("best_checkpoint"))
+            # A manifest of parts that are not there would take the place of a checkpoint that is whole there.
+            if all_sent:
+                self._send(self._root)
+        elif self._hosts.apart():
+            self._prune_parts(folder.name, state.get("best_checkpoint"))
+            if all_sent:
+                self._whole.append(folder.name)
+
+    def _prune_parts(self, name: str, best: str | None) -> None:
+        """Remove this host's parts of what the first rank has removed. Those before this one are whole by now."""
+        kept = {name, best, *self._whole[-self._keep :]}
+        for folder in self._root.glob("step-*"):
+            if folder.name not in kept:
+                shutil.rmtree(folder, ignore_errors=True)
+        self._send(self._root)
+
+    def _send(self, folder: Path) -> bool:
+        """Let other hosts have a folder. False where the storage is away: training goes on all the same."""
+        try:
+            self._hosts.send(folder)
+        except BackendError as error:
+            sys.stderr.write(f"{folder.name} was not sent to the storage: {error}\n")
+            return False
+        return True
 
     def finish(self) -> None:
         """Wait for the last write. OSError where the disk refused it."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
+
+    def deliver(self) -> None:
+        """Wait for the last write, and see to it that other hosts can have it. BackendError where they cannot."""
+        self.finish()
+        self._hosts.send(self._root)
 
     def _copy(self, group: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         copies = {}
@@ -149,6 +194,7 @@ class CheckpointWriter:
     def _save(self, name: str, groups: Groups, state: dict[str, Any]) -> None:
         save_checkpoint(self._root / name, groups, state)
         prune_checkpoints(self._root, self._keep, state.get("best_checkpoint"))
+        self._send(self._root)
 
 
 def save_checkpoint(folder: Path, groups: Groups, state: dict[str, Any]) -> None:
@@ -227,9 +273,18 @@ def newest_checkpoint(root: Path) -> tuple[Checkpoint | None, list[str]]:
     for folder in sorted(root.glob("step-*"), key=_age, reverse=True):
         try:
             return read_checkpoint(folder), notes
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except NOT_WHOLE as error:
             notes.append(f"checkpoint {folder.name} was passed over: {error}")
     return None, notes
+
+
+def whole_checkpoints(root: Path) -> list[str]:
+    """The names of those that say that they are whole, newest first."""
+    return [
+        folder.name
+        for folder in sorted(root.glob("step-*"), key=_age, reverse=True)
+        if (folder / MANIFEST_FILE).exists()
+    ]
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:

@@ -73,7 +73,7 @@ def ask_workers(plan: Plan, store: Store, folder: Path, settings: dict[str, Any]
 
     context = Context(plan, f"tune-{plan.job}", folder, out=folder, work=folder, emit=emit)
     order = Order(
-        loop={**stage.loop_config(step, data.path, folder / "checkpoints", context), "finder": settings},
+        loop={**stage.loop_config(step, {"data": data}, folder / "checkpoints", context), "finder": settings},
         resources=step.resources,
         logs=folder / "logs",
         storage=folder / "launcher",

@@ -17,7 +17,7 @@ from rayml.artifacts.manifest import Manifest
 from rayml.artifacts.store import Artifact, Store
 from rayml.errors import RaymlError, StageError, machine_failure
 from rayml.plan.plan import Plan, Step
-from rayml.stages.api import Context, Outcome
+from rayml.stages.api import CHECKPOINTS, Context, Outcome
 from rayml.stages.table import load_stage
 
 LIBRARIES = ("ray", "torch", "numpy", "pyarrow", "onnx", "onnxruntime", "scikit-learn", "optuna")
@@ -40,6 +40,8 @@ class Maker:
             committing: called between the two.
         """
         started = time.perf_counter()
+        for artifact in inputs.values():
+            self.store.hosts().bring(artifact)
         out = self.store.staging(step.name, step.key)
         try:
             outcome = call_stage(step, inputs, self.context(step, out, emit))
@@ -60,6 +62,7 @@ class Maker:
             work=self.store.work(step.name, step.key),
             emit=emit,
             execute=InnerSteps(self.plan, self.store, self.run_folder),
+            hosts=self.store.hosts(),
         )
 
     def manifest(self, step: Step, outcome: Outcome, seconds: float) -> Manifest:
@@ -93,9 +96,15 @@ class InnerSteps:
         """The step's artifact, where anybody made it before."""
         return self.store.find(step.name, step.key)
 
-    def work(self, step: Step) -> Path:
-        """The folder where the step keeps its checkpoints."""
-        return self.store.work(step.name, step.key)
+    def checkpoints(self, step: Step) -> Path:
+        """The folder where the step keeps its checkpoints, with those that other hosts have sent."""
+        folder = self.store.work(step.name, step.key) / CHECKPOINTS
+        self.store.hosts().fetch(folder)
+        return folder
+
+    def send_checkpoints(self, step: Step) -> None:
+        """Let other hosts have what this one put into that folder."""
+        self.store.hosts().send(self.store.work(step.name, step.key) / CHECKPOINTS)
 
     def __call__(self, step: Step, inputs: Mapping[str, Artifact], emit: Callable[..., None]) -> Artifact:
         """Find the step's artifact, or make it, alone among all that want the same key."""
@@ -103,6 +112,8 @@ class InnerSteps:
             found = self.find(step)
             if found is not None:
                 return found
+            if self.plan.code is not None:
+                self.store.hosts().fetch(Path(self.plan.code))
             return Maker(self.plan, self.store, self.run_folder).attempt(step, inputs, emit, nothing)[0]
 
 

@@ -16,12 +16,13 @@ from rayml.artifacts.durable import create_exclusive
 from rayml.artifacts.manifest import digest
 from rayml.artifacts.opening import open_store
 from rayml.artifacts.s3 import S3Store
-from rayml.artifacts.store import KEY_CHARACTERS, LocalStore, Store
-from rayml.artifacts.work import pull, push
+from rayml.artifacts.store import LocalStore, Store
+from rayml.artifacts.work import pull
 from rayml.errors import BackendError
 from rayml.observe.events import read_events
 from rayml.observe.runs import Home, RunFolder
 from rayml.plan.plan import Plan
+from rayml.stages.api import CHECKPOINTS
 
 PUSH_EVERY_S = 2.0
 """Between two looks at what a run has written; no more than so much is lost with a node."""
@@ -95,7 +96,7 @@ class BucketStorage:
         """
         self._store = store
         self._scratch = scratch
-        self._bucket = store.bucket.beside("runs")
+        self._hosts = store.hosts()
         self._leases = store.leases()
 
     @property
@@ -121,7 +122,8 @@ class BucketStorage:
     @contextlib.contextmanager
     def kept(self, run: RunFolder, plan: Plan) -> Iterator[None]:
         for step in plan.steps:
-            self._store.pull_work(step.name, step.key)
+            self._hosts.fetch(self._store.work(step.name, step.key), is_the_drivers)
+        self._hosts.send(run.path)
         over = threading.Event()
 
         def keep_pushing() -> None:
@@ -140,28 +142,30 @@ class BucketStorage:
             self._push(run, plan)
 
     def refresh(self, run: str = "") -> None:
-        folder = self._scratch / "runs" / run
-        folder.mkdir(parents=True, exist_ok=True)
         if run:
-            pull(folder, self._bucket, f"{run}/", self._index(run))
+            self._hosts.fetch(run_folder(self.home, run).path)
         else:
-            pull(
-                folder, self._bucket, "", self._index(run), lambda name: name.endswith(("/plan.json", "/events.jsonl"))
-            )
+            self._bring_outlines()
 
     def is_walked(self, run: RunFolder) -> bool:
         return self._leases.holder(f"runs/{run.id}") is not None
 
-    def _push(self, run: RunFolder, plan: Plan) -> None:
-        push(run.path, self._bucket, f"{run.id}/", self._index(run.id))
-        for step in plan.steps:
-            if (self._store.cache / step.name / step.key[:KEY_CHARACTERS] / "work").exists():
-                self._store.push_work(step.name, step.key)
+    def _bring_outlines(self) -> None:
+        """The plans and events of all runs."""
+        folder, index = self._scratch / "runs", self._scratch / "outlines.json"
+        folder.mkdir(exist_ok=True)
+        wants = lambda name: name.endswith(("/plan.json", "/events.jsonl"))  # noqa: E731
+        pull(folder, self._store.bucket.beside("runs"), "", index, wants)
 
-    def _index(self, run: str) -> Path:
-        folder = self._scratch / "synced"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder / f"{run or 'all'}.json"
+    def _push(self, run: RunFolder, plan: Plan) -> None:
+        self._hosts.send(run.path)
+        for step in plan.steps:
+            self._hosts.send(self._store.work_folder(step.name, step.key), is_the_drivers)
+
+
+def is_the_drivers(name: str) -> bool:
+    """Whether a file of a step's work is sent by the driver; checkpoints, by whoever writes them."""
+    return not name.startswith(f"{CHECKPOINTS}/")
 
 
 def interrupt() -> None:
@@ -180,7 +184,6 @@ def open_storage(uri: str, to_read: bool = False) -> Storage:
     scratch = mine / f"{digest({'storage': uri})[:16]}-{'read' if to_read else 'write'}"
     store = open_store(f"{uri.rstrip('/')}/artifacts", scratch / "artifacts")
     if isinstance(store, S3Store):
-        scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
         return BucketStorage(store, scratch)
     assert isinstance(store, LocalStore), "open_store opens these two"
     return FolderStorage(store.root.parent.absolute())

@@ -7,8 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from rayml.artifacts.hosts import ONE_FOLDER, Hosts
 from rayml.artifacts.store import Artifact
 from rayml.plan.plan import Plan, Step
+
+CHECKPOINTS = "checkpoints"
+"""The folder of a step's work that holds checkpoints. Whoever writes one sees to it that other hosts get it."""
 
 Emit = Callable[..., None]
 """`emit("progress", **fields)` tells what happens; values are JSON."""
@@ -28,8 +32,12 @@ class Execute(Protocol):
         """The step's artifact, where anybody made it before."""
         ...
 
-    def work(self, step: Step) -> Path:
-        """The folder where the step keeps its checkpoints."""
+    def checkpoints(self, step: Step) -> Path:
+        """The folder where the step keeps its checkpoints, with those that other hosts have sent."""
+        ...
+
+    def send_checkpoints(self, step: Step) -> None:
+        """Let other hosts have what this one put into that folder."""
         ...
 
 
@@ -50,6 +58,8 @@ class Context:
     """`emit("progress", step=..., **fields)` appends one event; values are JSON."""
     execute: Execute | None = None
     """Runs steps of the stage's own; None where nobody will."""
+    hosts: Hosts = ONE_FOLDER
+    """Carries files between the driver's host and those of workers."""
 
     @property
     def home(self) -> Path:

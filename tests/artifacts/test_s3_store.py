@@ -258,18 +258,18 @@ def test_checkpoints_travel_to_another_machine_and_back(store, other, monkeypatc
     (here / "journal.jsonl").write_text("1\n")
     sent, upload = [], store.bucket.upload
     monkeypatch.setattr(store.bucket, "upload", lambda *args: (sent.append(args[1]), upload(*args)))
-    store.push_work("train", key)
+    store.hosts().send(store.work("train", key))
     assert sent[-1].endswith("step-1/manifest.json")
-    other.pull_work("train", key)
+    other.hosts().fetch(other.work("train", key))
     assert tree(there) == tree(here)
 
     checkpoint(there, "step-2", b"two")
     (there / "journal.jsonl").write_text("2\n")
     (there / "step-1" / "manifest.json").unlink()
     (there / "step-1" / "model.safetensors").unlink()
-    other.push_work("train", key)
+    other.hosts().send(other.work("train", key))
     sent.clear()
-    store.pull_work("train", key)
+    store.hosts().fetch(store.work("train", key))
     assert (here / "step-2" / "model.safetensors").read_bytes() == b"two"
     assert (here / "journal.jsonl").read_text() == "2\n"
     assert not any("step-1/" in entry.path for entry in store.bucket.entries("train/")), "pruned there, gone here"
@@ -280,15 +280,15 @@ def test_only_what_changed_is_sent_and_what_was_written_since_stays(store, other
     here = store.work("train", key)
     checkpoint(here, "step-1", b"one")
     (here / "journal.jsonl").write_text("1\n")
-    store.push_work("train", key)
+    store.hosts().send(store.work("train", key))
     (here / "journal.jsonl").write_text("2\n")
-    store.pull_work("train", key)
+    store.hosts().fetch(store.work("train", key))
     assert (here / "journal.jsonl").read_text() == "2\n", "the bucket has nothing newer"
     sent, upload = [], store.bucket.upload
     monkeypatch.setattr(store.bucket, "upload", lambda *args: (sent.append(args[0].name), upload(*args)))
-    store.push_work("train", key)
+    store.hosts().send(store.work("train", key))
     assert sent == ["journal.jsonl"]
-    other.push_work("train", key)
+    other.hosts().send(other.work("train", key))
     assert len(store.bucket.entries("train/")) == 3, "a machine that has nothing deletes nothing"
 
 
@@ -305,7 +305,7 @@ def test_a_checkpoint_that_is_pruned_while_it_is_pushed_is_left_out(store, monke
         upload(source, path)
 
     monkeypatch.setattr(store.bucket, "upload", pruned)
-    store.push_work("train", key)
+    store.hosts().send(store.work("train", key))
     names = {entry.path.partition("/work/")[2] for entry in store.bucket.entries("train/")}
     assert names == {"step-2/model.safetensors", "step-2/manifest.json"}
 
@@ -313,7 +313,7 @@ def test_a_checkpoint_that_is_pruned_while_it_is_pushed_is_left_out(store, monke
 def test_pushed_work_ends_with_the_commit(store):
     key = digest("work")
     checkpoint(store.work("train", key), "step-1", b"one")
-    store.push_work("train", key)
+    store.hosts().send(store.work("train", key))
     store.commit(write(store, key), manifest(key))
     assert not any("/work/" in entry.path for entry in store.bucket.entries(""))
 
@@ -355,7 +355,7 @@ def test_what_fails_outside_is_said_without_a_secret(store, prefix, monkeypatch,
     calls = [
         lambda: failing.find("train", key),
         lambda: list(failing.artifacts()),
-        lambda: failing.push_work("train", key),
+        lambda: failing.hosts().send(failing.work("train", key)),
     ]
     if how != "no bucket":  # SeaweedFS makes a bucket at the first PUT
         calls.append(lambda: failing.commit(write(failing, key), manifest(key)))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import ray
 
+from rayml.artifacts.hosts import Hosts
 from rayml.errors import StageError
 from rayml.ml.usercode import describe_failure, load_callable
 from rayml.spec.data import CallableSource
@@ -20,16 +22,16 @@ from rayml.stages.data.rows import Origin, Reading
 from rayml.stages.data.rule import RowRule, row_rule
 
 
-def read_callable(source: CallableSource, config: DataConfig, code: str | None) -> Reading:
+def read_callable(source: CallableSource, config: DataConfig, code: str | None, hosts: Hosts) -> Reading:
     """The function runs twice, each time in a Ray task: up to its first rows to learn the columns, then to the end."""
-    rule: RowRule = finish([_first_rule.remote(source, config, code)])[0]
-    tasks = (partial(_read_tables, source, code, rule),)
+    rule: RowRule = finish([_first_rule.remote(source, config, code, hosts)])[0]
+    tasks = (partial(_read_tables, source, code, hosts, rule),)
     return Reading(rule.feature, (source.function,), (Origin(0, source.function),), tasks, ignored=rule.ignored)
 
 
 @ray.remote(num_cpus=1, max_retries=0)
-def _first_rule(source: CallableSource, config: DataConfig, code: str | None) -> RowRule:
-    for table in _tables(source, code):
+def _first_rule(source: CallableSource, config: DataConfig, code: str | None, hosts: Hosts) -> RowRule:
+    for table in _tables(source, code, hosts):
         columns = column_types(table.schema, source.function)
         return row_rule(columns, config, source.function, partial(_first_row, table))
     raise StageError("the function yields no rows", where=source.function)
@@ -39,15 +41,17 @@ def _first_row(table: pa.Table, name: str) -> pa.ChunkedArray:
     return table.column(name).slice(0, 1)
 
 
-def _read_tables(source: CallableSource, code: str | None, rule: RowRule) -> Iterator[pa.Table]:
+def _read_tables(source: CallableSource, code: str | None, hosts: Hosts, rule: RowRule) -> Iterator[pa.Table]:
     start = 0
-    for table in _tables(source, code):
+    for table in _tables(source, code, hosts):
         yield rule.block(table, Origin(0, source.function), start)
         start += len(table)
 
 
-def _tables(source: CallableSource, code: str | None) -> Iterator[pa.Table]:
+def _tables(source: CallableSource, code: str | None, hosts: Hosts) -> Iterator[pa.Table]:
     """The tables that have rows."""
+    if code is not None and hosts.apart():
+        hosts.fetch(Path(code))
     function = load_callable(source.function, code)
     try:
         tables = function(**source.args)

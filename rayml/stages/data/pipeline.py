@@ -21,6 +21,7 @@ import ray.data
 from numpy.typing import NDArray
 from ray.data.block import BlockMetadata
 
+from rayml.artifacts.hosts import Hosts
 from rayml.errors import RaymlError, StageError
 from rayml.ml.shards import shard_name, write_shard
 from rayml.stages.data.fit import Moments, measure
@@ -115,6 +116,8 @@ class Target:
     """Of one row's feature."""
     itemsize: int
     """Bytes of one number of it."""
+    hosts: Hosts
+    """Carries a shard from the host where it is written to the driver's."""
 
     @property
     def rows(self) -> int:
@@ -140,29 +143,30 @@ def write_split(
         chosen = places[start : start + target.rows]
         first, last = np.searchsorted(index.ends, [chosen[0], chosen[-1]], side="right")
         base = int(index.ends[first - 1]) if first else 0
-        path = target.folder / shard_name(split, number)
-        blocks = index.blocks[first : last + 1]
-        tasks.append(_write.remote(str(path), chosen - base, ids[chosen], labels[chosen], target.shape, *blocks))
+        name, blocks = shard_name(split, number), index.blocks[first : last + 1]
+        tasks.append(_write.remote(target, name, chosen - base, ids[chosen], labels[chosen], *blocks))
     return tasks
 
 
 @ray.remote(num_cpus=1)
-def _write(
-    path: str, places: Integers, ids: Integers, labels: Integers, shape: tuple[int, ...], *blocks: pa.Table
-) -> Moments:
+def _write(target: Target, name: str, places: Integers, ids: Integers, labels: Integers, *blocks: pa.Table) -> Moments:
     """Write the shard of the rows at `places`, counted from the first row of the first block."""
-    chunks = [chunk for block in blocks for chunk in block_features(block, shape)]
-    features = np.empty((len(places), *shape), chunks[0].dtype)
+    chunks = [chunk for block in blocks for chunk in block_features(block, target.shape)]
+    features = np.empty((len(places), *target.shape), chunks[0].dtype)
     start = taken = 0
     for chunk in chunks:
         stop = taken + int(np.searchsorted(places[taken:], start + len(chunk)))
         np.take(chunk, places[taken:stop] - start, axis=0, out=features[taken:stop], mode="clip")
         start, taken = start + len(chunk), stop
+    path = target.folder / name
     assert taken == len(places), f"{path} needs rows that its blocks do not hold"
     try:
-        write_shard(Path(path), ids, features, labels)
+        target.hosts.make(target.folder)
+        write_shard(path, ids, features, labels)
     except OSError as error:
-        raise StageError(f"cannot be written: {error.strerror or error}", where=path) from None
+        raise StageError(f"cannot be written: {error.strerror or error}", where=str(path)) from None
+    if target.hosts.apart():
+        target.hosts.send(target.folder, lambda each: each == name)
     return measure(features)
 
 

@@ -78,7 +78,7 @@ def understand(config: DataConfig, context: Context) -> Reading:
     if isinstance(source, CallableSource):
         from rayml.stages.data.custom import read_callable
 
-        return read_callable(source, config, context.plan.code)
+        return read_callable(source, config, context.plan.code, context.hosts)
     listing = list_files(source, context.resolve("."))
     if isinstance(source, ImageFolderSource):
         from rayml.stages.data.pictures import read_image_folder
@@ -118,12 +118,13 @@ def _write(
     splits: NDArray[np.uint8],
 ) -> Moments:
     """Write all shards; the moments of the training split."""
-    target = Target(context.out, config.shard_rows, feature.shape, np.dtype(feature.dtype).itemsize)
+    target = Target(context.out, config.shard_rows, feature.shape, np.dtype(feature.dtype).itemsize, context.hosts)
     tasks = [
         write_split(index, name, np.flatnonzero(splits == number), ids, labels, target)
         for number, name in enumerate(SPLITS)
     ]
     results = finish([task for split in tasks for task in split])
+    context.hosts.fetch(context.out)
     moments: Moments = results[0]
     for part in results[1 : len(tasks[0])]:
         moments = moments.merge(part)

@@ -48,14 +48,15 @@ def train(config: LoopConfig, seat: Seat, emit: Emit) -> LoopState:
     if checkpoint is not None:
         load_checkpoint(training, checkpoint)
 
-    writer = CheckpointWriter(Path(config.checkpoints), config.keep)
+    begun_from = None if checkpoint is None else checkpoint.path.name
+    writer = CheckpointWriter(Path(config.checkpoints), config.keep, config.hosts, begun_from)
     while state.epoch < config.train["epochs"] and not stops_early(config.train["early_stopping"], state.history):
         run_epoch(training, state, writer, emit)
         record = finish_epoch(training, state)
         improved = note_best(config.train["best"], state, record)
         write_checkpoint(writer, training, state, best=improved)
         emit("epoch", epochs=config.train["epochs"], **record)
-    writer.finish()
+    writer.deliver()
     return state
 
 

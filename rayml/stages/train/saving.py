@@ -6,9 +6,19 @@ import secrets
 from dataclasses import asdict
 from pathlib import Path
 
-from rayml.ml.checkpoint import Checkpoint, CheckpointWriter, checkpoint_name, newest_checkpoint
+import torch
+
+from rayml.ml.checkpoint import (
+    NOT_WHOLE,
+    Checkpoint,
+    CheckpointWriter,
+    checkpoint_name,
+    newest_checkpoint,
+    read_checkpoint,
+    whole_checkpoints,
+)
 from rayml.stages.api import Emit
-from rayml.stages.train.collective import from_first_rank
+from rayml.stages.train.collective import from_first_rank, gather_texts
 from rayml.stages.train.setup import Training
 from rayml.stages.train.state import STATE_FIELDS, LoopState, forget_sums
 from rayml.stages.train.strategies.base import TrainingState
@@ -16,7 +26,11 @@ from rayml.stages.train.strategies.base import TrainingState
 
 def find_checkpoint(training: Training, emit: Emit) -> tuple[Checkpoint | None, LoopState]:
     """The newest whole checkpoint with its state; a new state where there is none."""
-    checkpoint, notes = newest_checkpoint(Path(training.config.checkpoints))
+    root = Path(training.config.checkpoints)
+    if training.config.hosts.share_folders:
+        checkpoint, notes = newest_checkpoint(root)
+    else:
+        checkpoint, notes = newest_of_all(root, training.seat.device)
     for note in notes:
         emit("note", text=note)
     if checkpoint is None:
@@ -26,6 +40,29 @@ def find_checkpoint(training: Training, emit: Emit) -> tuple[Checkpoint | None, 
     if training.seat.rank != 0:
         forget_sums(state)
     return checkpoint, state
+
+
+def newest_of_all(root: Path, device: torch.device) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint that is whole on every rank's host, and a sentence for each newer one of the first rank.
+
+    Hosts may differ: one that was lost had not sent its last one yet.
+    """
+    notes: list[str] = []
+    for name in gather_texts("\n".join(whole_checkpoints(root)), device)[0].splitlines():
+        found, trouble = read_or_say(root / name)
+        troubles = gather_texts(trouble, device)
+        if not any(troubles):
+            return found, notes
+        notes.append(f"checkpoint {name} was passed over: {next(filter(None, troubles))}")
+    return None, notes
+
+
+def read_or_say(folder: Path) -> tuple[Checkpoint | None, str]:
+    """The checkpoint, or why it is not whole."""
+    try:
+        return read_checkpoint(folder), ""
+    except NOT_WHOLE as error:
+        return None, str(error) or type(error).__name__
 
 
 def load_checkpoint(training: Training, checkpoint: Checkpoint) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,29 +12,33 @@ from rayml.artifacts.store import Artifact
 from rayml.errors import StageError
 from rayml.plan.plan import Step
 from rayml.spec.words import count
-from rayml.stages.api import Context, Inputs, Outcome
+from rayml.stages.api import CHECKPOINTS, Context, Inputs, Outcome
 from rayml.stages.train.launchers.base import Order
 from rayml.stages.train.launchers.table import load_launcher
 
 MODEL_FILE = "model.json"
 HISTORY_FILE = "history.json"
 LAST_FOLDER = "last"
+START_FOLDER = "start"
 
 
 def run(step: Step, inputs: Inputs, context: Context) -> Outcome:
     """Train on the canonical shards; leave the best weights, the last checkpoint, the model's description, history."""
-    checkpoints = context.work / "checkpoints"
+    checkpoints = context.work / CHECKPOINTS
     checkpoints.mkdir(exist_ok=True)
-    teacher = str(inputs["teacher"].path) if "teacher" in inputs else None
-    told = fit(step, inputs["data"].path, checkpoints, context, teacher)
+    told = fit(step, inputs, checkpoints, context)
     history, best_epoch = collect(step, inputs["data"].path, checkpoints, context.out, context.plan.code)
     keep_estimate(step, inputs["data"], context)
     metrics, facts = summarize(step, history, best_epoch)
     return Outcome(metrics, facts | told)
 
 
-def fit(step: Step, data: Path, checkpoints: Path, context: Context, teacher: str | None = None) -> dict[str, Any]:
-    """Run the loop on every worker; the facts that the first one told. `teacher`: folder of the answers to learn.
+def fit(step: Step, inputs: Inputs, checkpoints: Path, context: Context) -> dict[str, Any]:
+    """Run the loop on every worker; the facts that the first one told.
+
+    Args:
+        inputs: `data`, the canonical shards; `teacher`, the answers to learn, where there are any.
+        checkpoints: whoever writes them, all that were written lie here afterwards.
 
     Raises:
         WorkerLost: a process died.
@@ -48,32 +53,54 @@ def fit(step: Step, data: Path, checkpoints: Path, context: Context, teacher: st
             context.emit(kind, **fields)
 
     context.emit("note", text=f"starting {count(step.resources.workers, 'worker')}")
+    loop = loop_config(step, inputs, checkpoints, context)
     order = Order(
-        loop={**loop_config(step, data, checkpoints, context), "teacher": teacher},
+        loop=loop,
         resources=step.resources,
         logs=context.run_folder / "logs",
         storage=context.work / "launcher",
         run=context.run,
+        hosts=context.hosts,
+        inputs=tuple(inputs.values()),
+        folders=(*([Path(context.plan.code)] if context.plan.code else []), context.work / START_FOLDER),
     )
+    context.hosts.fetch(checkpoints)
+    for folder in (checkpoints, *order.folders):
+        context.hosts.send(folder)
     load_launcher(step.policy["launcher"])(order, hear)
+    context.hosts.fetch(checkpoints)
     return told
 
 
-def loop_config(step: Step, data: Path, checkpoints: Path, context: Context) -> dict[str, Any]:
+def loop_config(step: Step, inputs: Inputs, checkpoints: Path, context: Context) -> dict[str, Any]:
     """The values of rayml.stages.train.state.LoopConfig, by name."""
     policy = step.policy
+    start = policy["start"] or fetch_start(step, context)
     return {
         "train": step.config,
         "every_steps": policy["checkpoint"]["every_steps"],
         "keep": policy["checkpoint"]["keep"],
         "threads": policy["threads"],
-        "data": str(data),
+        "data": str(inputs["data"].path),
+        "teacher": str(inputs["teacher"].path) if "teacher" in inputs else None,
         "checkpoints": str(checkpoints),
         "code": context.plan.code,
         "profile": profile_config(policy["profile"], context),
         "gpu_memory_fraction": policy["gpu_memory_fraction"],
-        "start": policy["start"] or fetch_start(step, context),
+        "start": start if start is None or context.hosts.share_folders else keep_beside(Path(start), context.work),
+        "hosts": context.hosts,
     }
+
+
+def keep_beside(start: Path, work: Path) -> str:
+    """A copy of the weights in the step's own folder, which other hosts can get."""
+    target = work / START_FOLDER / start.name
+    if not target.exists():
+        target.parent.mkdir(exist_ok=True)
+        copy = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+        (shutil.copytree if start.is_dir() else shutil.copyfile)(start, copy)
+        copy.rename(target)
+    return str(target)
 
 
 def profile_config(profile: dict[str, Any] | None, context: Context) -> dict[str, Any] | None:

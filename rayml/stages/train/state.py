@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rayml.artifacts.hosts import ONE_FOLDER, Hosts
 from rayml.errors import StageError
 from rayml.stages.train.collective import sum_over_ranks
 
@@ -36,6 +37,8 @@ class LoopConfig:
     gpu_memory_fraction: float | None = None
     finder: dict[str, Any] | None = None
     """What `rayml tune` looks for: its `kind` and its settings; None: a training."""
+    hosts: Hosts = ONE_FOLDER
+    """How other hosts get the checkpoints."""
 
 
 @dataclass

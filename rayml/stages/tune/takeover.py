@@ -10,11 +10,11 @@ from typing import Any
 
 from rayml.ml.checkpoint import newest_checkpoint
 from rayml.plan.build import build_trial
-from rayml.plan.plan import Origin
+from rayml.plan.plan import Origin, Step
 from rayml.spec.space import Point
 from rayml.stages.api import Execute
 from rayml.stages.tune.ledger import Trial
-from rayml.stages.tune.walk import CHECKPOINTS, population_of
+from rayml.stages.tune.walk import population_of
 
 
 @dataclass(frozen=True)
@@ -31,19 +31,21 @@ class Takeover:
 
     def __call__(self, source: Trial, target: Trial, point: Point) -> int:
         """The epoch that the weights are at: 0 where neither trial has a whole checkpoint, and training starts anew."""
-        folder = self.checkpoints(target.number, point, len(target.took_over) + 1)
+        after = self.training(target.number, point, len(target.took_over) + 1)
+        folder = self.execute.checkpoints(after)
         for trial in (source, target):
-            copy_checkpoints(self.checkpoints(trial.number, trial.point, len(trial.took_over)), folder)
+            before = self.training(trial.number, trial.point, len(trial.took_over))
+            copy_checkpoints(self.execute.checkpoints(before), folder)
             newest, _ = newest_checkpoint(folder)
             if newest is not None:
+                self.execute.send_checkpoints(after)
                 return int(newest.state["epoch"])
             shutil.rmtree(folder)
         return 0
 
-    def checkpoints(self, number: int, point: Point, take: int) -> Path:
-        """Where a trial keeps its checkpoints."""
-        step = build_trial(self.origin, point, self.name(number, take))[1]
-        return self.execute.work(step) / CHECKPOINTS
+    def training(self, number: int, point: Point, take: int) -> Step:
+        """The train step of a trial."""
+        return build_trial(self.origin, point, self.name(number, take))[1]
 
 
 def copy_checkpoints(source: Path, target: Path) -> None:

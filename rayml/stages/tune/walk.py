@@ -18,7 +18,6 @@ from rayml.stages.tune.worker import Report
 
 EPOCH_FIELDS = ("epoch", "val/accuracy", "val/loss", "train/loss", "samples_per_s")
 HISTORY_FILE = "history.json"
-CHECKPOINTS = "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Walk:
                 report({name: record[name] for name in EPOCH_FIELDS})
 
         if self.execute.find(step) is None:
-            for record in past_epochs(self.execute.work(step) / CHECKPOINTS):
+            for record in past_epochs(self.execute.checkpoints(step)):
                 tell(record)
         artifact = self.execute(step, inputs, lambda kind, **fields: tell(fields) if kind == "epoch" else None)
         # Of an artifact that was there, or that another sweep made while this trial waited for it.

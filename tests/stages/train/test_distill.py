@@ -11,6 +11,7 @@ import torch
 from stages.train.ranks import FACTS, loop_settings, make_shards, run_ranks
 from torch.nn import functional
 
+from rayml.artifacts.hosts import ONE_FOLDER
 from rayml.errors import StageError
 from rayml.ml.checkpoint import newest_checkpoint, save_weights
 from rayml.ml.losses import build_loss
@@ -181,6 +182,7 @@ def test_the_artifact_holds_the_student_alone(tmp_path, data, teacher, changes):
         home=tmp_path,
         run="r",
         plan=SimpleNamespace(code=None, base=str(tmp_path)),
+        hosts=ONE_FOLDER,
         emit=lambda kind, **fields: notes.append(fields.get("text")),
     )
     for folder in (context.work, context.out, context.run_folder):

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from rayml.artifacts.hosts import ONE_FOLDER, Hosts
+from rayml.artifacts.store import Artifact
 from rayml.plan.plan import Resources
 from rayml.stages.api import Emit
 
@@ -23,6 +25,11 @@ class Order:
     """Folder for what the launcher itself keeps."""
     run: str
     """The run's id."""
+    hosts: Hosts = ONE_FOLDER
+    inputs: tuple[Artifact, ...] = ()
+    """What ranks read."""
+    folders: tuple[Path, ...] = ()
+    """What else they read, of the run's own: the user's code, weights to start from."""
 
 
 class Launcher(Protocol):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from rayml.errors import RaymlError, WorkerLost
@@ -15,15 +14,17 @@ from rayml.stages.train.launchers.base import Order
 def fit(order: Order, emit: Emit) -> None:
     """Run the loop on every worker of a TorchTrainer."""
     from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
+
+    from rayml.stages.train.launchers.interfaces import TorchOnNodes
 
     resources = order.resources
     relay = Relay(emit)
     trainer = TorchTrainer(
         work_on_ray,
-        train_loop_config={"loop": order.loop, "relay": relay.sender, "logs": str(order.logs)},
-        torch_config=TorchConfig(backend="nccl" if resources.gpus_per_worker else "gloo"),
+        train_loop_config={"order": order, "relay": relay.sender},
+        torch_config=TorchOnNodes(backend="nccl" if resources.gpus_per_worker else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=resources.workers,
             use_gpu=bool(resources.gpus_per_worker),
@@ -43,13 +44,18 @@ def work_on_ray(settings: dict[str, Any]) -> None:
     import torch.distributed as dist
     from ray.train.torch import get_device
 
+    from rayml.stages.train.launchers.outpost import arrive, logs_sent
     from rayml.stages.train.memory import keep_freed_memory
     from rayml.stages.train.rank import log_to_file, work
     from rayml.stages.train.strategies.base import Seat
 
     keep_freed_memory()
+    order: Order = settings["order"]
     seat = Seat(dist.get_rank(), dist.get_world_size(), get_device())
-    work(settings["loop"], seat, settings["relay"], log_to_file(Path(settings["logs"]), seat.rank))
+    arrive(order)
+    log = log_to_file(order.logs, seat.rank)
+    with logs_sent(order):
+        work(order.loop, seat, settings["relay"], log)
 
 
 def explain_ray(error: Exception, order: Order) -> RaymlError:
