@@ -139,6 +139,7 @@ class RayOnHosts:
     token: str
     environment: dict[str, str]
     logs: Path
+    wires: Network
 
     @property
     def address(self) -> str:
@@ -149,6 +150,11 @@ class RayOnHosts:
         here = [f"--node-ip-address={host.address}", f"--num-cpus={cpus}", "--object-store-memory=80000000"]
         command = [RAY, "start", f"--address={self.head.address}:6379", *here, "--block"]
         host.run(command, self.environment, self.logs / f"{host.name}.log")
+
+    def join_new(self) -> None:
+        """One more host joins."""
+        self.workers.append(self.wires.add())
+        self.join(self.workers[-1], cpus=1)
 
     def stop(self) -> None:
         """All hosts lose power."""
@@ -174,7 +180,7 @@ def ray_on_hosts(made: Network, workers: int, environment: dict[str, str], logs:
         "RAY_health_check_failure_threshold": "4",
     }
     logs.mkdir(parents=True, exist_ok=True)
-    cluster = RayOnHosts(made.add(), [made.add() for _ in range(workers)], token, inside, logs)
+    cluster = RayOnHosts(made.add(), [made.add() for _ in range(workers)], token, inside, logs, made)
     here = [f"--node-ip-address={cluster.head.address}", f"--dashboard-host={cluster.head.address}"]
     command = [RAY, "start", "--head", "--port=6379", "--dashboard-port=8265", "--num-cpus=0", *here]
     try:
