@@ -31,4 +31,4 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) .rayml
+	rm -rf $(VENV) .rayml build

@@ -40,6 +40,10 @@ StorageUri = Annotated[
     typer.Option("--storage", envvar="RAYML_STORAGE", help="A folder that all nodes see, or s3://BUCKET/PREFIX."),
 ]
 
+WhereItRuns = Annotated[
+    Path | None, typer.Option("--cluster", help="The cluster file that the run was submitted with.")
+]
+
 DEFAULT_HOME = Path(".rayml")
 NO_OVERRIDES: list[str] = []
 NO_GATES: list[str] = []
@@ -210,6 +214,12 @@ def submit(
 def lint(
     paths: Annotated[list[str], typer.Argument(metavar="FILE", help="YAML files or folders; - is standard input.")],
     schemas: Annotated[Path | None, typer.Option("--schemas", help="A folder of CRD schemas as JSON.")] = None,
+    from_cluster: Annotated[
+        bool, typer.Option("--from-cluster", help="Schemas of the cluster that the kubeconfig names.")
+    ] = False,
+    context: Annotated[
+        str | None, typer.Option("--context", help="Of the kubeconfig; its current one if left out.")
+    ] = None,
     gates: Annotated[
         list[str], typer.Option("--gate", metavar="NAME=true", help="A feature gate of KubeRay.")
     ] = NO_GATES,
@@ -221,6 +231,12 @@ def lint(
     """
     from rayml.lint.command import run as check
 
+    if (from_cluster and schemas is not None) or (context is not None and not from_cluster):
+        raise typer.BadParameter("name --schemas DIR, or --from-cluster with or without --context NAME")
+    if from_cluster:
+        from rayml.backends.kuberay.kinds import ClusterKinds
+
+        raise typer.Exit(check(paths, ClusterKinds.of_context(context), gates, as_json))
     raise typer.Exit(check(paths, None if schemas is None else str(schemas), gates, as_json))
 
 
@@ -249,11 +265,20 @@ def cluster(
 
 
 @app.command()
-def stop(run: RunName, address: Annotated[str, typer.Option(help="Of the head's dashboard.")]) -> None:
+def stop(run: RunName, address: Address = None, cluster: WhereItRuns = None) -> None:
     """End a run on a cluster. It can be submitted again, and goes on."""
+    from rayml.run.places import address_of, kubernetes_of
+
+    on_kubernetes = kubernetes_of(cluster)
+    if on_kubernetes is not None:
+        from rayml.backends.kuberay.api import connect
+        from rayml.backends.kuberay.following import stop as delete
+
+        say(f"the {delete(connect(), on_kubernetes.namespace, run)} of {run} was deleted; what it has made is kept")
+        return
     from rayml.run.submit import stop as end
 
-    say(f"job {end(address, run)} was asked to end")
+    say(f"job {end(address_of(cluster, address), run)} was asked to end")
 
 
 @app.command()
@@ -269,15 +294,33 @@ def runs(storage: StorageUri = None, home: HomeFolder = DEFAULT_HOME, as_json: A
 
 
 @app.command()
-def status(run: RunName, storage: StorageUri = None, home: HomeFolder = DEFAULT_HOME, as_json: AsJson = False) -> None:
-    """Say where a run is. No cluster has to be there."""
+def status(
+    run: RunName,
+    cluster: WhereItRuns = None,
+    storage: StorageUri = None,
+    home: HomeFolder = DEFAULT_HOME,
+    as_json: AsJson = False,
+) -> None:
+    """Say where a run is. No cluster has to be there.
+
+    With the cluster file of a run on Kubernetes, the API server is asked as well while the run is not done.
+    """
+    from rayml.run.places import kubernetes_of, storage_of
     from rayml.run.records import describe_run, print_run
 
-    described = describe_run(storage, home, run)
+    on_kubernetes = kubernetes_of(cluster)
+    if on_kubernetes is not None:
+        from rayml.run.of_kubernetes import describe, print_status
+
+        described = describe(on_kubernetes, home, run, console(stderr=True))
+        show = print_status
+    else:
+        described = describe_run(storage_of(cluster, storage), home, run)
+        show = print_run
     if as_json:
         print_json(described)
     else:
-        print_run(console(), described)
+        show(console(), described)
 
 
 @app.command()
@@ -285,12 +328,24 @@ def logs(
     run: RunName,
     file: Annotated[str | None, typer.Option("--file", help="A log of this name instead of the events.")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run ends.")] = False,
+    cluster: WhereItRuns = None,
     storage: StorageUri = None,
     home: HomeFolder = DEFAULT_HOME,
 ) -> None:
-    """Print what happened in a run, or a log of one of its processes. No cluster has to be there."""
+    """Print what happened in a run, or a log of one of its processes. No cluster has to be there.
+
+    With the cluster file of a run on Kubernetes that has not written to its storage yet, what its job prints.
+    """
+    from rayml.run.places import kubernetes_of, storage_of
     from rayml.run.records import print_events, print_log
 
+    on_kubernetes = kubernetes_of(cluster)
+    if on_kubernetes is not None:
+        from rayml.run.of_kubernetes import print_logs
+
+        print_logs(console(), on_kubernetes, home, run, file, follow, console(stderr=True))
+        return
+    storage = storage_of(cluster, storage)
     if file is None:
         print_events(console(), storage, home, run, follow)
     else:

@@ -1,7 +1,7 @@
 """Every failure that a person is told about: what was found, where, and what to type next.
 
 Each class carries the exit code that the command line ends with. All of them pickle, because Ray
-carries them from a worker to the driver.
+carries them from a worker to the driver. None holds a secret, whoever put it into the sentence.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from rayml.redact.text import cleaned, redacted
 
 MACHINE_FAULTS = {
     errno.ENOSPC: "free some space and run the same command again",
@@ -37,10 +39,8 @@ class RaymlError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
-        super().__init__(what)
-        self.what = what
-        self.where = where
-        self.hint = hint
+        self.what, self.where, self.hint = redacted(what), redacted(where), redacted(hint)
+        super().__init__(self.what)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self._state())
@@ -77,8 +77,8 @@ class SpecError(RaymlError):
 
     def __init__(self, problems: list[Problem]) -> None:
         assert problems, "a SpecError without a problem tells the reader nothing"
-        super().__init__("\n".join(str(problem) for problem in problems))
-        self.problems = problems
+        self.problems = [Problem(**cleaned(asdict(problem))) for problem in problems]
+        super().__init__("\n".join(str(problem) for problem in self.problems))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return SpecError, (self.problems,)

@@ -69,7 +69,8 @@ def _command(weed: str, folder: Path, s3_port: int, address: str) -> list[str]:
     command += ["-master.telemetry=false", "-volume.max=0", "-master.volumeSizeLimitMB=64", "-filer.disableHttp=false"]
     for number, name in enumerate(names):
         command += [f"-{name}.port={ports[2 * number]}", f"-{name}.port.grpc={ports[2 * number + 1]}"]
-    return [*command, f"-s3.port={s3_port}", f"-s3.port.grpc={ports[-1]}", f"-s3.config={config}", "-s3.port.iceberg=0"]
+    command += [f"-s3.port={s3_port}", f"-s3.port.grpc={ports[-1]}", f"-s3.config={config}"]
+    return [*command, "-s3.port.iceberg=0", "-s3.port.lance=0"]
 
 
 def free_ports(count: int) -> list[int]:

@@ -200,13 +200,13 @@ def wait_for_nodes(cluster: RayOnHosts, count: int, head: subprocess.Popen) -> N
     """Until the head knows so many living nodes."""
     import urllib.request
 
-    request = urllib.request.Request(  # noqa: S310
+    request = urllib.request.Request(
         f"{cluster.address}/nodes?view=summary", headers={"Authorization": f"Bearer {cluster.token}"}
     )
     deadline, last = time.monotonic() + START_TIMEOUT_S, ""
     while time.monotonic() < deadline and head.poll() is None:
         try:
-            with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310
+            with urllib.request.urlopen(request, timeout=5) as answer:
                 summary = json.loads(answer.read())["data"]["summary"]
             alive = [node for node in summary if node["raylet"].get("state") == "ALIVE"]
             if len(alive) >= count:

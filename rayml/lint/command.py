@@ -10,20 +10,23 @@ from rayml.errors import PlanError
 from rayml.lint.finding import Finding
 from rayml.lint.gates import parse
 from rayml.lint.lint import lint
+from rayml.lint.schemas import Kinds
 from rayml.spec.words import count
 
 EXIT_ERRORS = 2
 
 
-def run(paths: list[str], schemas: str | None, gates: list[str], as_json: bool) -> int:
+def run(paths: list[str], schemas: str | Kinds | None, gates: list[str], as_json: bool) -> int:
     """Lints and prints. 0 where no finding is an error, 2 otherwise.
 
+    Args:
+        schemas: a folder of definitions, or what a cluster knows.
     Raises:
         PlanError: nothing to read, a path or schema folder that does not exist, or a gate that KubeRay does not have.
     """
     if not paths:
         raise PlanError("nothing to lint", hint="name a manifest, a folder of them, or `-` for standard input")
-    findings = lint(paths, schemas=None if schemas is None else Path(schemas), gates=parse(gates))
+    findings = lint(paths, schemas=Path(schemas) if isinstance(schemas, str) else schemas, gates=parse(gates))
     sys.stdout.write(f"{to_json(findings) if as_json else to_text(findings)}\n")
     return EXIT_ERRORS if any(finding.severity == "error" for finding in findings) else 0
 

@@ -15,19 +15,21 @@ from rayml.lint.models import METADATA, POD_SPEC, RAY_GROUP, RAY_KINDS, RAY_VERS
 from rayml.lint.pod_security import Level, pod_security
 from rayml.lint.pods import PLACES, pod_templates
 from rayml.lint.redaction import redacted
-from rayml.lint.schemas import RULE, Definitions, check_object, check_part, load_definitions
+from rayml.lint.schemas import RULE, Definitions, Kinds, check_object, check_part, load_definitions
 from rayml.lint.secrets import check_secrets
 from rayml.lint.security import check_security
 from rayml.spec.words import listed
 
 OBJECT_RULE = "object"
+OF_KUSTOMIZE = "kustomize.config.k8s.io"
+"""Read by kubectl, and never sent to a cluster."""
 KUSTOMIZATION = ("kustomization.yaml", "kustomization.yml")
 
 
 def lint(
     paths_or_documents: Iterable[Path | str | Document],
     *,
-    schemas: Path | None = None,
+    schemas: Path | Kinds | None = None,
     gates: Mapping[str, bool] | None = None,
     restricted: bool = True,
 ) -> list[Finding]:
@@ -35,13 +37,14 @@ def lint(
 
     Args:
         paths_or_documents: files, folders, `-` for standard input, or documents that were read already.
-        schemas: a folder of CustomResourceDefinitions in JSON; without it schemas of our own are used for Ray.
+        schemas: a folder of CustomResourceDefinitions in JSON, or what a cluster knows; without either, schemas of our
+            own are used for Ray.
         gates: the feature gates of KubeRay that differ from those of 1.7.
         restricted: whether the namespace enforces the restricted Pod Security Standard, or only baseline.
     Raises:
         PlanError: a path does not exist or cannot be read, or a gate is unknown.
     """
-    definitions = load_definitions(schemas) if schemas is not None else Definitions()
+    definitions = load_definitions(schemas) if isinstance(schemas, Path) else schemas or Definitions()
     all_gates = with_defaults(gates)
     readings = [Reading([item], []) if isinstance(item, Document) else read(item) for item in paths_or_documents]
     findings = [finding for reading in readings for finding in reading.findings]
@@ -55,9 +58,7 @@ def lint_documents(documents: Iterable[dict[str, Any]], **options: Any) -> list[
     return lint([rendered(data, number) for number, data in enumerate(documents, 1)], **options)
 
 
-def _remarks(
-    document: Document, definitions: Definitions, gates: Mapping[str, bool], restricted: bool
-) -> Iterable[Remark]:
+def _remarks(document: Document, definitions: Kinds, gates: Mapping[str, bool], restricted: bool) -> Iterable[Remark]:
     if not document.kind or not document.api_version:
         return (*_unnamed(document), *check_secrets(document.kind, document.view))
     return (
@@ -83,7 +84,7 @@ def _unnamed(document: Document) -> Iterable[Remark]:
     return [document.view.remark(OBJECT_RULE, "not a Kubernetes object: no apiVersion and no kind", "", "warning")]
 
 
-def _schema(document: Document, definitions: Definitions) -> Iterable[Remark]:
+def _schema(document: Document, definitions: Kinds) -> Iterable[Remark]:
     group, _, version = document.api_version.rpartition("/")
     versions = definitions.versions(document.api_version, document.kind)
     remarks = list(check_part(document.view["metadata"], METADATA)) if document.view["metadata"].is_set else []
@@ -92,6 +93,10 @@ def _schema(document: Document, definitions: Definitions) -> Iterable[Remark]:
         return [*remarks, document.view["apiVersion"].remark(RULE, what)]
     if versions is not None:
         return [*remarks, *check_object(document.data, versions[version])]
+    if definitions.complete and group != OF_KUSTOMIZE:
+        what = f"the cluster knows no {document.kind} of {document.api_version}"
+        hint = "kubectl api-resources lists what it knows; what is missing has to be installed first"
+        return [*remarks, document.view["kind"].remark(RULE, what, hint)]
     if group == RAY_GROUP:
         return [*remarks, *_ray(document, version)]
     return remarks

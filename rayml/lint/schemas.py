@@ -11,11 +11,11 @@ from __future__ import annotations
 import importlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path as FilePath
-from typing import Any
+from typing import Any, Protocol
 
 from rayml.errors import PlanError
 from rayml.lint.finding import Remark
@@ -44,11 +44,23 @@ _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
 _BITS = {"int32": 31, "int64": 63}
 
 
+class Kinds(Protocol):
+    """What is known of kinds: from a folder, or from a cluster."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether a kind that is not described does not exist."""
+
+    def versions(self, api_version: str, kind: str) -> Mapping[str, Schema] | None:
+        """The schema of each version of a kind, None where it is not described."""
+
+
 @dataclass(frozen=True)
 class Definitions:
     """The kinds that a folder of CustomResourceDefinitions describes: group, kind and version to schema."""
 
     schemas: Mapping[tuple[str, str], Mapping[str, Schema]] = field(default_factory=dict)
+    complete = False
 
     def versions(self, api_version: str, kind: str) -> Mapping[str, Schema] | None:
         """The schema of each version of a kind, None where the folder does not describe it."""
@@ -63,15 +75,20 @@ def load_definitions(folder: FilePath) -> Definitions:
     """
     if not folder.is_dir():
         raise PlanError("no such folder of schemas", where=str(folder), hint="name one that holds CRDs as JSON")
+    return Definitions(schemas_of(_read_json(file, file.stat().st_mtime_ns) for file in sorted(folder.glob("*.json"))))
+
+
+def schemas_of(definitions: Iterable[Any]) -> dict[tuple[str, str], dict[str, Schema]]:
+    """Group and kind to the schema of each version, of CustomResourceDefinitions; what is none is passed over."""
     schemas: dict[tuple[str, str], dict[str, Schema]] = {}
-    for file in sorted(folder.glob("*.json")):
-        definition = View(_read_json(file, file.stat().st_mtime_ns))["spec"]
+    for document in definitions:
+        definition = View(document)["spec"]
         key = definition["group"].text, definition.at("names", "kind").text
         for version in definition["versions"].items():
             schema = version.at("schema", "openAPIV3Schema").value
             if isinstance(schema, dict):
                 schemas.setdefault(key, {})[version["name"].text] = schema
-    return Definitions(schemas)
+    return schemas
 
 
 @cache

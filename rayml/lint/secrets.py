@@ -9,38 +9,19 @@ from collections.abc import Iterator
 
 from rayml.lint.documents import embedded
 from rayml.lint.finding import Remark
-from rayml.lint.redaction import shape_of
 from rayml.lint.view import View
+from rayml.redact.names import is_secret_name
+from rayml.redact.shapes import shape_of
 
 RULE = "security.secret"
 NAMED = "a literal value for a name that holds a secret"
 HINT = "keep it in a Secret and name it by `valueFrom: {secretKeyRef: ...}`"
 
 _REFERENCE = re.compile(r"\$\w+|\$\(\w+\)|\$\{(env:)?\w+\}", re.ASCII)
-_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
-_SECRET_WORDS = {"TOKEN", "SECRET", "PASSWORD", "PASSWD", "PASSPHRASE", "CREDENTIAL", "CREDENTIALS", "APIKEY", "PWD"}
-_JOINED = re.compile(r"SECRET|PASSWORD|PASSWD|PASSPHRASE|APIKEY", re.IGNORECASE)
-_KEY_OWNERS = {"API", "ACCESS", "PRIVATE", "ACCOUNT", "ENCRYPTION", "SIGNING", "LICENSE", "AUTH"}
-_PLACES = {
-    *("PATH", "FILE", "DIR", "FOLDER", "NAME", "REF", "MODE", "URL", "URI", "ID", "TYPE"),
-    *("TTL", "SECONDS", "COUNT", "LIMIT", "LENGTH", "SIZE"),
-}
-"""A name that ends so says where a secret is, how long it lasts or how many there are."""
-_FOLDERS = {"PWD", "OLDPWD"}
-
 _NAMED_MAPS = {"data", "stringData", "rayStartParams", "env_vars", "annotations", "labels", "volumeAttributes"}
 _EMBEDDED = {"runtimeEnvYAML", "serveConfigV2"}
 _REDIS_FIELD = "redisPassword"
 _APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
-
-
-def is_secret_name(name: str) -> bool:
-    """Whether a variable of this name holds a secret: HF_TOKEN does; HF_TOKEN_PATH and MAX_NEW_TOKENS do not."""
-    words = [word.upper() for word in _WORD.findall(name)]
-    if not words or words[-1] in _PLACES or name in _FOLDERS:
-        return False
-    is_key = words[-1] in ("KEY", "KEYS") and any(word in _KEY_OWNERS for word in words)
-    return is_key or not _SECRET_WORDS.isdisjoint(words) or _JOINED.search(name) is not None
 
 
 def check_secrets(kind: str, document: View) -> list[Remark]:

@@ -1,4 +1,7 @@
-"""The events of a run: one JSON object per line, appended and never changed. Status is read from them."""
+"""The events of a run: one JSON object per line, appended and never changed. Status is read from them.
+
+No secret is written: what reads them (status, logs, report, `--json`) need not look for any.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from rayml.redact.text import cleaned
 
 Event = dict[str, Any]
 
@@ -22,7 +27,7 @@ class EventLog:
 
     def emit(self, kind: str, **fields: Any) -> None:
         """Append one event. `fields` hold JSON values."""
-        line = json.dumps({"t": round(time.time(), 3), "kind": kind, **fields}, default=float) + "\n"
+        line = json.dumps({"t": round(time.time(), 3), "kind": kind, **cleaned(fields)}, default=float) + "\n"
         with self._lock:
             os.write(self._descriptor, line.encode())
 

@@ -9,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from rayml.artifacts.durable import write_atomic
 from rayml.artifacts.store import Store
+from rayml.redact.text import cleaned
 from rayml.report import svg, view, words
 from rayml.report.compress_view import compress_view, header_tiles
 from rayml.report.record import Record, collect
@@ -43,7 +44,7 @@ def write_report(run_folder: Path, store: Store) -> Path:
     Raises:
         RaymlError: the folder holds no plan.
     """
-    record = collect(run_folder, store)
+    record: Record = cleaned(collect(run_folder, store))
     document = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
     write_atomic(run_folder / RECORD_FILE, document.encode())
     write_atomic(run_folder / REPORT_FILE, render(record).encode())

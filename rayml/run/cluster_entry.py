@@ -17,16 +17,26 @@ def main(arguments: list[str]) -> int:
 
     from rayml.errors import RaymlError
     from rayml.process import interrupt_on_signals
+    from rayml.redact.streams import guard_output
+
+    guard_output()
     from rayml.run.on_cluster import run_on_cluster
 
     parser = argparse.ArgumentParser(prog="python -m rayml.run.cluster_entry")
     parser.add_argument("plan")
     parser.add_argument("--storage", required=True)
     parser.add_argument("--run", required=True)
+    parser.add_argument("--scheduled", action="store_true", help="--run names a schedule, and this is a start of it")
     given = parser.parse_args(arguments)
     interrupt_on_signals()
     try:
-        return run_on_cluster(given.plan, given.storage, given.run)
+        if not given.scheduled:
+            return run_on_cluster(given.plan, given.storage, given.run)
+        from rayml.run.scheduled import plan_start
+
+        plan, run = plan_start(given.plan, given.storage, given.run)
+        sys.stdout.write(f"this start of the schedule {given.run} is the run {run}\n")
+        return run_on_cluster(plan, given.storage, run)
     except RaymlError as error:
         sys.stdout.write(f"error: {error}\n")
         return error.exit_code

@@ -14,6 +14,9 @@ def main(arguments: list[str]) -> int:
 
     from rayml.observe.runs import Home, RunFolder
     from rayml.process import die_with_parent, interrupt_on_signals
+    from rayml.redact.streams import guard_output
+
+    guard_output()
     from rayml.run.execution import execute
 
     home, folder = (Path(argument).absolute() for argument in arguments)

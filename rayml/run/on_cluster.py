@@ -16,6 +16,7 @@ from rayml import __version__
 from rayml.backends.ray.packing import CODE_FOLDER
 from rayml.errors import PlanError
 from rayml.observe.events import EventReader
+from rayml.observe.meters import Meters
 from rayml.observe.progress import PlainWatcher
 from rayml.observe.runs import RunFolder
 from rayml.plan.plan import Plan
@@ -54,7 +55,7 @@ def run_on_cluster(plan_file: str, storage: str, run: str) -> int:
         os.chdir(folder.path)
         log_to_file(folder)
         with kept.kept(folder, plan):
-            with told(folder):
+            with told(folder, plan.job):
                 code = execute(kept.home, folder, kept.store)
             write_report(folder.path, kept.store)
         return code
@@ -87,25 +88,28 @@ def bring_code(folder: RunFolder, sent: Path) -> None:
 
 
 @contextmanager
-def told(folder: RunFolder) -> Iterator[None]:
-    """Print a line for each thing that happens meanwhile."""
+def told(folder: RunFolder, job: str) -> Iterator[None]:
+    """Print a line for each thing that happens meanwhile, and keep the metrics up."""
     reader = EventReader(folder.events_path)
     for _ in reader.new():
         pass  # of an earlier driver
-    watcher = PlainWatcher(Console(width=200), folder.id)
+    listeners = (PlainWatcher(Console(width=200), folder.id), Meters(folder.id, job))
     over = threading.Event()
 
-    def show() -> None:
-        while not over.wait(POLL_S):
-            for event in reader.new():
-                watcher.show(event)
+    def show_new() -> None:
+        for event in reader.new():
+            for listener in listeners:
+                listener.show(event)
 
-    thread = threading.Thread(target=show, name="event-lines", daemon=True)
+    def keep_showing() -> None:
+        while not over.wait(POLL_S):
+            show_new()
+
+    thread = threading.Thread(target=keep_showing, name="event-lines", daemon=True)
     thread.start()
     try:
         yield
     finally:
         over.set()
         thread.join()
-        for event in reader.new():
-            watcher.show(event)
+        show_new()

@@ -14,6 +14,7 @@ from rayml.errors import PlanError
 from rayml.observe.events import Event, EventReader
 from rayml.observe.progress import PlainWatcher
 from rayml.observe.runs import RunFolder
+from rayml.redact.text import redacted
 from rayml.run.storage import FolderStorage, Storage, open_storage
 
 POLL_S = 0.5
@@ -136,4 +137,4 @@ def print_log(console: Console, storage: str | None, home: Path, name: str, file
     found = known.get(file) or next((path for each, path in known.items() if Path(each).name.startswith(file)), None)
     if found is None:
         raise PlanError(f"the run has no log {file!r}", where=run.id, hint=f"its logs: {', '.join(known) or 'none'}")
-    console.print(found.read_text(errors="replace"), end="", markup=False, highlight=False, soft_wrap=True)
+    console.print(redacted(found.read_text(errors="replace")), end="", markup=False, highlight=False, soft_wrap=True)

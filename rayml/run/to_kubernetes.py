@@ -14,6 +14,7 @@ from rayml.errors import BackendError, PlanError
 from rayml.lint.lint import lint_documents
 from rayml.plan.plan import Plan
 from rayml.run.storage import ended_with
+from rayml.run.stored_events import StoredEvents
 from rayml.spec.kuberay import KubeRayCluster
 
 
@@ -57,15 +58,20 @@ def submit(plan: Plan, cluster: KubeRayCluster, run: str | None, wait: bool, con
     if not wait or sent.kind != "RayJob":
         return {**document, "status": "submitted", "exit_code": 0}
     try:
-        end = follow(api, sent.namespace, sent.name, lambda line: console.out(line, highlight=False))
+        printed = None
+        if cluster.submission == "http":  # no pod hands it over whose log could be read
+            printed = StoredEvents(cluster.storage, name, console, anew=sent.how != "joined")
+        end = follow(api, sent.namespace, sent.name, lambda line: console.out(line, highlight=False), printed=printed)
     except KeyboardInterrupt:
-        console.print(f"\nthe run goes on; kubectl -n {sent.namespace} delete rayjob {sent.name} ends it")
+        console.print(f"\nthe run goes on; rayml stop {name} --cluster FILE ends it", highlight=False)
         return {**document, "status": "submitted", "exit_code": 0}
     kept = terminal_status(cluster.storage, name)
     code = exit_code(end, kept and kept[1])
     for request in endpoint if code == 0 else ():
         served = send(request, api, cluster.namespace)
         console.print(f"endpoint: {served.kind} {served.name} ({served.how})", highlight=False)
+        if plan.step("serve").config["auth"] == "bearer":
+            console.print(f"its key is `key` of the secret {cluster.endpoint_key}", highlight=False)
     return {**document, "status": kept[0] if kept else str(end), "exit_code": code}
 
 

@@ -172,6 +172,8 @@ class KubeRayCluster(Spec):
     """Of the head, whose autoscaler asks for pods."""
     auth: Label = "rayml-ray-token"
     """Name of the secret whose key `auth_token` everybody shows to the head."""
+    endpoint_key: Label = "rayml-endpoint-key"
+    """Name of the secret whose key `key` everybody shows to the endpoint. Not read where `serve.auth` is `none`."""
     secrets: tuple[Label, ...] = ()
     """Names of secrets whose keys become environment variables of the pods."""
     submission: Literal["k8s_job", "http"] = "k8s_job"

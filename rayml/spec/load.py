@@ -18,6 +18,7 @@ from rayml.spec.job import JobSpec
 from rayml.spec.overrides import override
 from rayml.spec.problems import find, problems_of, truth_values
 from rayml.spec.searching import place_in_file, search_problems, with_search_as_sweep
+from rayml.spec.secrets import literal_secrets
 from rayml.spec.sweep import sweep_problems
 from rayml.spec.tree import MAX_BYTES, Node, join, parse_yaml, resolve
 from rayml.spec.words import listed, nearest, shorten
@@ -140,6 +141,7 @@ def _checked(
     for text in overrides:
         problems += override(tree, text, spec)
     problems += _insert_environment(tree, "", os.environ if environ is None else environ)
+    problems += literal_secrets(tree)
     problems += truth_values(tree, spec)
     try:
         value = spec.model_validate(tree.plain())

@@ -6,6 +6,8 @@ import difflib
 import json
 from collections.abc import Iterable, Sequence
 
+from rayml.redact.text import redacted
+
 SHOWN_CHARS = 60
 NAME_CHARS = 80
 """A longer word is no misspelling, and comparing it takes time that grows with its length."""
@@ -24,7 +26,11 @@ class RawText(str):
 
 
 def shorten(text: str) -> str:
-    """The text with at most SHOWN_CHARS of its characters, its start and its end; on one line, nothing invisible."""
+    """The text with at most SHOWN_CHARS of its characters, its start and its end; on one line, nothing invisible.
+
+    Secrets are hidden before: what is cut in the middle no longer has a secret's shape.
+    """
+    text = redacted(text)
     if len(text) > SHOWN_CHARS:
         tail = SHOWN_CHARS // 3
         text = f"{text[: SHOWN_CHARS - tail - 3]}...{text[-tail:]}"

@@ -11,8 +11,8 @@ from rayml.errors import PlanError
 from rayml.plan.code import PACKAGE, STAGE_CODE, code_digest
 from rayml.stages.table import STAGES
 
-GROUND_FLOOR = ("errors", "process", "spec", "artifacts", "plan", "observe", "stages.api")
-"""Imported everywhere, decides no result: spec parses, artifacts stores, plan and observe tell."""
+GROUND_FLOOR = ("redact", "errors", "process", "spec", "artifacts", "plan", "observe", "stages.api")
+"""Imported everywhere, decides no result: redact hides, spec parses, artifacts stores, plan and observe tell."""
 
 
 def module_file(module: str) -> Path | None:

@@ -31,6 +31,8 @@ MANAGER = "rayml"
 OURS = ("app.kubernetes.io/managed-by", "rayml")
 """Label of every document that rayml makes, and its value."""
 APPLY, JSON = "application/apply-patch+yaml", "application/json"
+PAGE = 100
+"""Objects of a cluster-wide list that are asked for at a time."""
 CONNECT_TIMEOUT_S, TIMEOUT_S, SILENCE_S = 5.0, 60.0, 600.0
 """To connect; for an answer (an admission webhook may take 30 s); between two lines of a log that is followed."""
 LONGEST_SAID = 600
@@ -54,6 +56,7 @@ class Resource:
 
 RESOURCES = {
     "ConfigMap": Resource("v1", "configmaps"),
+    "CustomResourceDefinition": Resource("apiextensions.k8s.io/v1", "customresourcedefinitions"),
     "Event": Resource("v1", "events"),
     "Pod": Resource("v1", "pods"),
     "PodDisruptionBudget": Resource("policy/v1", "poddisruptionbudgets"),
@@ -75,26 +78,36 @@ class Asked:
     verb: str
     kind: str
     namespace: str
+    """Empty for what belongs to the whole cluster."""
     name: str = ""
     part: str = ""
     """`log` of a pod."""
+    document: str = ""
+    """Path of a document that is no object; it has no kind."""
 
     @property
     def path(self) -> str:
         """Of its URL."""
+        if self.document:
+            return self.document
         resource = RESOURCES[self.kind]
+        place = f"/namespaces/{quote(self.namespace, safe='')}" if self.namespace else ""
         tail = [quote(each, safe="") for each in (self.name, self.part) if each]
-        return "/".join([f"{resource.root}/namespaces/{quote(self.namespace, safe='')}/{resource.plural}", *tail])
+        return "/".join([f"{resource.root}{place}/{resource.plural}", *tail])
 
     @property
     def rule(self) -> str:
         """The right that it takes."""
+        if self.document:
+            return f"{self.verb} {self.document.partition('?')[0]}"
         resource = RESOURCES[self.kind]
         group = resource.api.partition("/")[0] if "/" in resource.api else ""
         subject = f"{resource.plural}/{self.part}" if self.part else resource.plural
         return f"{self.verb} {subject}.{group}" if group else f"{self.verb} {subject}"
 
     def __str__(self) -> str:
+        if not self.namespace:
+            return self.path.partition("?")[0]
         return f"{self.kind} {self.namespace}/{self.name}" if self.name else f"{self.kind}s in {self.namespace}"
 
 
@@ -171,6 +184,26 @@ class KubeApi:
         query = {"labelSelector": labels, "fieldSelector": fields}
         answer = self._ask("GET", asked, {key: value for key, value in query.items() if value})
         return list(self._good(asked, answer).get("items") or [])
+
+    def list_all(self, kind: str) -> Iterator[Document]:
+        """Every object of a kind that belongs to the whole cluster, page by page."""
+        asked, more = Asked("list", kind, ""), ""
+        while True:
+            query = {"limit": str(PAGE), **({"continue": more} if more else {})}
+            found = self._good(asked, self._ask("GET", asked, query))
+            yield from found.get("items") or []
+            more = str((found.get("metadata") or {}).get("continue") or "")
+            if not more:
+                return
+
+    def document(self, path: str) -> Document:
+        """A document of the server that is no object, such as `/openapi/v3`.
+
+        Args:
+            path: as the server names it, its query included.
+        """
+        asked = Asked("get", "", "", document=path)
+        return self._good(asked, self._ask("GET", asked))
 
     def delete(self, kind: str, namespace: str, name: str, *, uid: str | None = None) -> bool:
         """Delete an object, and in the background what it owns; whether there was one.
@@ -412,6 +445,10 @@ def forbidden(asked: Asked, answer: Answer, _server: str) -> RaymlError:
         )
     if "is being terminated" in said:
         return BackendError("the namespace is being deleted", where=str(asked), hint=MAKE_NAMESPACE)
+    if not asked.namespace:
+        return BackendError(
+            f"you may not {asked.rule}: {said}", where=str(asked), hint=f"ask the admin for it: {role_for(asked)}"
+        )
     if "violates PodSecurity" in said:
         return BackendError(f"Pod Security refuses it: {said}", where=str(asked), hint="please report it")
     return BackendError(
@@ -422,7 +459,23 @@ def forbidden(asked: Asked, answer: Answer, _server: str) -> RaymlError:
     )
 
 
+def role_for(asked: Asked) -> str:
+    """What an admin types to let somebody ask the whole cluster for something."""
+    _, _, what = asked.rule.partition(" ")
+    subject = "--non-resource-url" if asked.document else "--resource"
+    return (
+        f"kubectl create clusterrole rayml-lint --verb={asked.verb} {subject}={what} && kubectl create "
+        "clusterrolebinding rayml-lint --clusterrole=rayml-lint --user=YOU (kubectl auth whoami says who you are)"
+    )
+
+
 def not_found(asked: Asked, answer: Answer, server: str) -> RaymlError:
+    if asked.document:
+        return BackendError(
+            f"the server has no {asked}",
+            where=server,
+            hint="the kubeconfig has to name a Kubernetes API server of 1.27 or later; `kubectl version` shows it",
+        )
     if answer.details.get("kind") == "namespaces" or answer.said.startswith("namespaces "):
         return BackendError(f"there is no namespace {asked.namespace}", where=server, hint=MAKE_NAMESPACE)
     if is_no_object(asked, answer):

@@ -6,6 +6,7 @@ RayCluster of its own (long_lived.py): the controller refuses it where a RayJob 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.metadata import version
 
 from rayml.backends.kuberay.pods import (
@@ -13,6 +14,7 @@ from rayml.backends.kuberay.pods import (
     TMP,
     USER,
     Document,
+    EndpointPods,
     container_security,
     equal_resources,
     head_template,
@@ -39,7 +41,8 @@ def cluster_spec(
     plan: str | None = None,
     package: str | None = None,
     notes: dict[str, str] | None = None,
-    endpoint: str | None = None,
+    endpoint: EndpointPods | None = None,
+    head_variables: Sequence[Document] = (),
 ) -> Document:
     """A RayCluster spec.
 
@@ -47,7 +50,8 @@ def cluster_spec(
         plan: name of the ConfigMap that the head mounts at /etc/rayml; None for none.
         package: name of the ConfigMap that workers mount there; None for none.
         notes: annotations of all pods.
-        endpoint: name of the RayService that it belongs to; None for none.
+        endpoint: the one that it belongs to; None for none.
+        head_variables: of the head's environment.
     """
     spec: Document = {
         "rayVersion": version("ray"),
@@ -56,7 +60,13 @@ def cluster_spec(
         "headGroupSpec": {
             "serviceType": "ClusterIP",
             "rayStartParams": {**start_parameters(cluster.head), "num-cpus": "0"},
-            "template": head_template(cluster, scales(cluster), plan, notes or {}),
+            "template": head_template(
+                cluster,
+                scales(cluster),
+                plan,
+                notes or {},
+                (*(endpoint.variables if endpoint else ()), *head_variables),
+            ),
         },
         "workerGroupSpecs": [group_spec(cluster, group, package, notes or {}, endpoint) for group in cluster.groups],
     }
@@ -74,7 +84,7 @@ def start_parameters(size: PodSpec) -> dict[str, str]:
 
 
 def group_spec(
-    cluster: KubeRayCluster, group: GroupSpec, package: str | None, notes: dict[str, str], endpoint: str | None
+    cluster: KubeRayCluster, group: GroupSpec, package: str | None, notes: dict[str, str], endpoint: EndpointPods | None
 ) -> Document:
     """A group of workers: from `min` to `max`, or `max` of them where the cluster does not scale."""
     smallest = group.min if scales(cluster) else group.max

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 from rayml.backends.kuberay.api import KubeApi, Unanswered
 from rayml.backends.kuberay.names import Kind, resource_name
@@ -71,6 +72,8 @@ class RunStatus:
 
     def __str__(self) -> str:
         words = "queued: its queue, or whoever suspended it, has to let it go" if self.phase == "queued" else self.phase
+        if self.phase == "running" and self.job == "PENDING":
+            words = "running: Ray has the job, and has not started it yet"
         return "\n".join([f"{words}: {self.why}" if self.why else words, *(f"  {each}" for each in self.trouble)])
 
 
@@ -133,19 +136,38 @@ def reason_of_waiting(pod: Document) -> str:
     return ""
 
 
-def follow(api: KubeApi, namespace: str, name: str, say: Callable[[str], None], poll_s: float = POLL_S) -> RunStatus:
+class Printed(Protocol):
+    """What a job says while it runs."""
+
+    def look(self) -> None:
+        """Find where to read it; called once Ray knows the job, and again and again."""
+
+    def hand_on(self, say: Callable[[str], None], for_s: float, *, until_closed: bool) -> None:
+        """Say what comes for that long; no longer than there is more to come, where that is asked for."""
+
+
+def follow(
+    api: KubeApi,
+    namespace: str,
+    name: str,
+    say: Callable[[str], None],
+    poll_s: float = POLL_S,
+    printed: Printed | None = None,
+) -> RunStatus:
     """Hand on each change of the status and what the job prints, line by line, until it is over; how it ended.
 
+    Args:
+        printed: what the job prints; the log of the pods that hand it over where None.
     Raises:
         BackendError: the server was not reached for a while, or refuses to say. The run goes on without us.
     """
-    log = Log(api, namespace)
+    log = printed or Log(api, namespace, name)
     last, failures = RunStatus(""), 0
     while True:
         try:
             now = status(api, namespace, name)
             if now.job:
-                log.read_from(submitters(api, namespace, name))
+                log.look()
             failures = 0
         except Unanswered:
             failures += 1
@@ -165,15 +187,16 @@ def follow(api: KubeApi, namespace: str, name: str, say: Callable[[str], None], 
 class Log:
     """What the pods that hand the job over print, which is what the job prints. Read by threads, handed on by ours."""
 
-    def __init__(self, api: KubeApi, namespace: str) -> None:
+    def __init__(self, api: KubeApi, namespace: str, name: str) -> None:
         self._api = api
+        self._name = name
         self._namespace = namespace
         self._lines: queue.Queue[str] = queue.Queue()
         self._readers: dict[str, threading.Thread] = {}
 
-    def read_from(self, found: list[Document]) -> None:
+    def look(self) -> None:
         """Start to read the pods that have started and are not read yet."""
-        for pod in found:
+        for pod in submitters(self._api, self._namespace, self._name):
             name = str(pod["metadata"]["name"])
             if name not in self._readers and (pod.get("status") or {}).get("phase") not in (None, "Pending"):
                 self._readers[name] = threading.Thread(target=self._read, args=(name,), name=f"log-{name}", daemon=True)

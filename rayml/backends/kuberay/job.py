@@ -23,6 +23,7 @@ from rayml.spec.kuberay import FinishSpec, KubeRayCluster
 MODES = {"k8s_job": "K8sJobMode", "http": "HTTPMode"}
 """`submission` of the cluster file to KubeRay's word. Its SidecarMode takes no template of ours, and its own pod has no
 securityContext, which a restricted namespace refuses."""
+CLUSTER_LABEL, CLUSTER_VARIABLE = "ray.io/cluster", "RAYML_CLUSTER"
 RUN_LABEL = "rayml.io/run"
 """On what belongs to a run; its value is the name of the RayJob."""
 
@@ -49,7 +50,7 @@ def job_spec(plan: Plan, cluster: KubeRayCluster, run: str, parcel: Parcel) -> D
     """The spec of a RayJob."""
     spec: Document = {
         "submissionMode": MODES[cluster.submission],
-        "entrypoint": entrypoint(argv(cluster.storage, run, parcel.plan_path)),
+        "entrypoint": entrypoint(argv(cluster.storage, run, parcel.plan_path, scheduled=cluster.schedule is not None)),
         "runtimeEnvYAML": embedded(parcel.runtime_env()),
         "metadata": {
             RUN_KEY: percent_encoded(run),
@@ -58,7 +59,12 @@ def job_spec(plan: Plan, cluster: KubeRayCluster, run: str, parcel: Parcel) -> D
         },
         "backoffLimit": cluster.finish.retries,
         **ending(cluster.finish, waits_for_kueue(cluster.queue)),
-        "rayClusterSpec": cluster_spec(cluster, plan=parcel.name, package=parcel.name if parcel.package else None),
+        "rayClusterSpec": cluster_spec(
+            cluster,
+            plan=parcel.name,
+            package=parcel.name if parcel.package else None,
+            head_variables=() if cluster.schedule is None else (cluster_name(),),
+        ),
     }
     if cluster.finish.deadline is not None:
         spec["activeDeadlineSeconds"] = seconds(cluster.finish.deadline)
@@ -67,9 +73,16 @@ def job_spec(plan: Plan, cluster: KubeRayCluster, run: str, parcel: Parcel) -> D
     return spec
 
 
-def argv(storage: str, run: str, plan_path: str) -> list[str]:
-    """What the head starts."""
-    return ["python", "-m", "rayml.run.cluster_entry", plan_path, "--storage", storage, "--run", run]
+def argv(storage: str, run: str, plan_path: str, *, scheduled: bool = False) -> list[str]:
+    """What the head starts. A start of a schedule is a run of its own (rayml.run.scheduled)."""
+    words = ["python", "-m", "rayml.run.cluster_entry", plan_path, "--storage", storage, "--run", run]
+    return [*words, "--scheduled"] if scheduled else words
+
+
+def cluster_name() -> Document:
+    """A variable with the name of the pod's cluster, which begins with that of its RayJob. KubeRay labels its pods."""
+    field = {"fieldPath": f"metadata.labels['{CLUSTER_LABEL}']"}
+    return {"name": CLUSTER_VARIABLE, "valueFrom": {"fieldRef": field}}
 
 
 def entrypoint(words: list[str]) -> str:

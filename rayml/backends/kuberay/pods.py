@@ -15,6 +15,8 @@ SetContainerTokenAuthEnvVars) and .../common/job.go of KubeRay.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rayml.backends.kuberay.quantities import quantity
@@ -50,37 +52,62 @@ SUBMITTER_RESOURCES = {"cpu": "500m", "memory": "512Mi"}
 SUBMITTER_DISK = quantity(2**30)
 
 
-def head_template(cluster: KubeRayCluster, scales: bool, plan: str | None, notes: dict[str, str]) -> Document:
+@dataclass(frozen=True)
+class EndpointPods:
+    """What the pods of an endpoint have besides those of a job."""
+
+    name: str
+    """Of the RayService whose requests they answer."""
+    variables: tuple[Document, ...]
+    """Of every pod."""
+    worker_variables: tuple[Document, ...]
+    """Of those that hold replicas."""
+
+
+def head_template(
+    cluster: KubeRayCluster,
+    scales: bool,
+    plan: str | None,
+    notes: dict[str, str],
+    variables: Sequence[Document] = (),
+) -> Document:
     """The pod of the head.
 
     Args:
         scales: whether the autoscaler runs in it, which talks to the Kubernetes API.
         plan: name of the ConfigMap that is mounted at /etc/rayml; None for none.
         notes: annotations.
+        variables: of its environment, besides those of every Ray container.
     """
     container = ray_container("ray-head", cluster, cluster.head, HEAD_PORTS, plan)
+    container["env"] += variables
     spec = pod_spec(cluster.head_account, container, volumes(cluster.head, plan), cluster.head)
     return template({**spec, "automountServiceAccountToken": scales}, notes)
 
 
 def worker_template(
-    cluster: KubeRayCluster, group: GroupSpec, plan: str | None, notes: dict[str, str], endpoint: str | None = None
+    cluster: KubeRayCluster,
+    group: GroupSpec,
+    plan: str | None,
+    notes: dict[str, str],
+    endpoint: EndpointPods | None = None,
 ) -> Document:
     """The pod of a group.
 
     Args:
         plan: name of the ConfigMap that is mounted at /etc/rayml; None for none.
         notes: annotations.
-        endpoint: name of the RayService whose requests it answers; None for none.
+        endpoint: the one whose requests it answers; None for none.
     """
     ports = (*WORKER_PORTS, "serve") if endpoint else WORKER_PORTS
     container = ray_container("ray-worker", cluster, group, ports, plan)
     if endpoint:
         container["readinessProbe"] = ready_through_proxy()
+        container["env"] += (*endpoint.variables, *endpoint.worker_variables)
     spec = pod_spec(cluster.service_account, container, volumes(group, plan), group)
     if group.spot:
         spec["affinity"] = spot_affinity(group)
-    return template(spec, notes, {ENDPOINT_LABEL: endpoint} if endpoint else None)
+    return template(spec, notes, {ENDPOINT_LABEL: endpoint.name} if endpoint else None)
 
 
 def ready_through_proxy() -> Document:

@@ -13,11 +13,14 @@ from typing import Any
 from rayml.backends.kuberay.cluster import cluster_spec
 from rayml.backends.kuberay.metadata import metadata, queue_labels
 from rayml.backends.kuberay.names import resource_name
-from rayml.backends.kuberay.pods import ENDPOINT_LABEL, PORTS, Document
+from rayml.backends.kuberay.pods import ENDPOINT_LABEL, PORTS, Document, EndpointPods, named
 from rayml.backends.kuberay.text import embedded
 from rayml.errors import PlanError
 from rayml.plan.plan import Plan
 from rayml.spec.kuberay import KubeRayCluster
+from rayml.stages.serve.arguments import arguments_of
+from rayml.stages.serve.haproxy import pod_environment
+from rayml.stages.serve.keys import KEY_VARIABLE
 
 IMPORT_PATH = "rayml.stages.serve.kubernetes:app"
 STEP_PERCENT, SURGE_PERCENT, INTERVAL_S = 10, 50, 10
@@ -47,7 +50,9 @@ def service_documents(plan: Plan, cluster: KubeRayCluster, run: str) -> list[Doc
             # The head has no replicas; requests through its proxy would take one way more.
             "excludeHeadPodFromServeSvc": True,
             "serveService": {"spec": {"type": "ClusterIP", "ports": [serve_port()]}},
-            "rayClusterConfig": cluster_spec(cluster, notes=model_notes(plan, run), endpoint=name),
+            "rayClusterConfig": cluster_spec(
+                cluster, notes=model_notes(plan, run), endpoint=endpoint_pods(plan, cluster, name)
+            ),
         },
     }
     return [service, disruption_budget(cluster, name, notes)]
@@ -63,10 +68,24 @@ def serve_config(plan: Plan, cluster: KubeRayCluster, run: str) -> dict[str, Any
                 "name": "rayml",
                 "route_prefix": "/",
                 "import_path": IMPORT_PATH,
-                "args": {"storage": cluster.storage, "run": run, **model(plan)},
+                "args": arguments(plan, cluster, run),
             }
         ],
     }
+
+
+def arguments(plan: Plan, cluster: KubeRayCluster, run: str) -> dict[str, Any]:
+    """What rayml.stages.serve.kubernetes is called with."""
+    step = plan.step("serve")
+    return arguments_of(step, cluster.storage, run, model(plan).get("artifact")).model_dump(exclude_none=True)
+
+
+def endpoint_pods(plan: Plan, cluster: KubeRayCluster, name: str) -> EndpointPods:
+    """The environment of its pods. Only those with replicas hold the key; it comes by reference."""
+    secret = {"name": cluster.endpoint_key, "key": "key"}
+    asks = plan.step("serve").config["auth"] == "bearer"
+    key = {"name": KEY_VARIABLE, "valueFrom": {"secretKeyRef": secret}}
+    return EndpointPods(name, tuple(named(pod_environment())), (key,) if asks else ())
 
 
 def model(plan: Plan) -> dict[str, str]:

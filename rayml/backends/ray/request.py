@@ -10,7 +10,9 @@ from pydantic import BaseModel, ConfigDict
 
 from rayml.artifacts.manifest import digest
 from rayml.backends.ray.packing import CODE_FOLDER, PLAN_FILE, Package, pack
+from rayml.errors import PlanError
 from rayml.plan.plan import Plan
+from rayml.redact.text import secret_in
 
 RUN_KEY = "rayml_run"
 """The metadata by which a job of ours is found again."""
@@ -33,10 +35,17 @@ def run_name(plan: Plan) -> str:
 
 
 def render(plan: Plan, storage: str, run: str) -> tuple[Request, Package]:
-    """What `submit` will send. Reads the code folder, and sends nothing. PlanError where that folder cannot travel."""
+    """What `submit` will send. Reads the code folder, and sends nothing.
+
+    Raises:
+        PlanError: that folder cannot travel, or a secret is in what would be sent.
+    """
     code = None if plan.code is None else Path(plan.code)
     sent = plan if code is None else plan.model_copy(update={"code": CODE_FOLDER})
-    package = pack(sent.model_dump_json(indent=1), code)
+    document = sent.model_dump_json(indent=1)
+    for where, text in (("--storage", storage), ("--run", run), ("plan", document)):
+        refuse_secret(where, text)
+    package = pack(document, code)
     argv = ["python", "-m", "rayml.run.cluster_entry", PLAN_FILE, "--storage", storage, "--run", run]
     request = Request(
         entrypoint=shlex.join(argv),
@@ -44,3 +53,14 @@ def render(plan: Plan, storage: str, run: str) -> tuple[Request, Package]:
         metadata={RUN_KEY: run, "rayml_job": plan.job, "rayml_version": plan.rayml},
     )
     return request, package
+
+
+def refuse_secret(where: str, text: str) -> None:
+    """What is sent is shown by the head to everybody who may ask it. PlanError where a secret is in it."""
+    found = secret_in(text)
+    if found is not None:
+        raise PlanError(
+            f"{found} is written out, and whatever is sent can be read by all who use the cluster",
+            where=where,
+            hint="credentials come from the environment of the nodes, or from the instance they run on",
+        )

@@ -7,9 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rayml.errors import BackendError
+from rayml.redact.values import remember
 
 
 def find_token(environ: Mapping[str, str] | None = None, home: Path | None = None) -> str | None:
+    """As `look_for_token`; what was found is hidden from here on in everything that is said."""
+    token = look_for_token(environ, home)
+    remember(token)
+    return token
+
+
+def look_for_token(environ: Mapping[str, str] | None = None, home: Path | None = None) -> str | None:
     """RAY_AUTH_TOKEN, the file of RAY_AUTH_TOKEN_PATH, or ~/.ray/auth_token; None where there is none of them.
 
     Raises:

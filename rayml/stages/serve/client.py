@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from rayml.errors import BackendError, StageError
@@ -37,6 +37,15 @@ class Answer:
     headers: Mapping[str, str]
     """Names in lower case."""
     body: bytes
+
+
+class Asker(Protocol):
+    """Who asks an endpoint: a Client over HTTP, or rayml.stages.serve.inside from within a replica."""
+
+    def ask(
+        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        """Any answer of the endpoint, of whatever status."""
 
 
 class Client:
@@ -92,21 +101,31 @@ class Client:
             BackendError: it cannot be reached, or what answers is no endpoint of rayml.
         """
         answer = self.ask(method, path, body, {"Content-Type": media_type} if body is not None else {})
-        try:
-            document = json.loads(answer.body)
-        except ValueError:
-            document = None
-        if answer.status == 200 and document is not None:
-            return document
-        sentence = document.get("error") if isinstance(document, dict) else None
-        if sentence is None or answer.status >= 500:
-            raise BackendError(
-                f"{path} answered {answer.status} {sentence or ''}".strip(),
-                where=self.url,
-                hint="the endpoint's log says why, or the address is another service's",
-            )
-        hint = "the run's endpoint.json holds its key" if answer.status == 401 else ""
-        raise StageError(str(sentence), where=self.url, hint=hint)
+        return document_of(answer, path, self.url)
+
+
+def document_of(answer: Answer, path: str, where: str) -> Any:
+    """The JSON of a successful answer.
+
+    Raises:
+        StageError: the endpoint refused the request; `what` is its own sentence.
+        BackendError: what answered is no endpoint of rayml, or it failed.
+    """
+    try:
+        document = json.loads(answer.body)
+    except ValueError:
+        document = None
+    if answer.status == 200 and document is not None:
+        return document
+    sentence = document.get("error") if isinstance(document, dict) else None
+    if sentence is None or answer.status >= 500:
+        raise BackendError(
+            f"{path} answered {answer.status} {sentence or ''}".strip(),
+            where=where,
+            hint="the endpoint's log says why, or the address is another service's",
+        )
+    hint = "the run's endpoint.json holds its key" if answer.status == 401 else ""
+    raise StageError(str(sentence), where=where, hint=hint)
 
 
 def predict(url: str, key: str | None, file: Path) -> dict[str, Any]:

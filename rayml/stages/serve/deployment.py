@@ -21,7 +21,7 @@ from rayml.errors import StageError
 from rayml.stages.serve import haproxy
 from rayml.stages.serve.endpoint import RECORD, Endpoint, write_endpoint
 from rayml.stages.serve.keys import hash_key, new_key
-from rayml.stages.serve.model import load_model
+from rayml.stages.serve.model import ServedModel, load_model
 from rayml.stages.serve.wire import App
 
 _APPLICATION = "rayml"
@@ -162,6 +162,18 @@ def _deploy(model_folder: Path, settings: Settings, port: int, key_hash: str | N
             where="serve",
             hint="run the same command again; it goes on with this step and takes other ports",
         ) from error
+    target = serve.RunTarget(make_application(build, settings), name=_APPLICATION, route_prefix="/")
+    serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+
+
+def make_application(build: Callable[[], App], settings: Settings) -> Any:
+    """The `ray.serve.Application` of an endpoint, here as on Kubernetes.
+
+    Args:
+        build: called in each replica, in its constructor. A replica whose `build` raises never becomes ready.
+    """
+    from ray import serve
+
     scale: dict[str, Any] = {"num_replicas": settings.replicas_min}
     if settings.replicas_max > settings.replicas_min:
         scale = {
@@ -184,15 +196,18 @@ def _deploy(model_folder: Path, settings: Settings, port: int, key_hash: str | N
         graceful_shutdown_timeout_s=5,
         **scale,
     )
-    target = serve.RunTarget(deployment(serve.ingress(build)(_Replica)).bind(), name=_APPLICATION, route_prefix="/")
-    serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+    return deployment(serve.ingress(build)(_Replica)).bind()
 
 
 def build_app(model_folder: str, settings: Settings, key_hash: str | None) -> App:
     """The application of one replica, with its model loaded and warm."""
+    return app_of(load_model(Path(model_folder), threads=settings.cpus), settings, key_hash)
+
+
+def app_of(model: ServedModel, settings: Settings, key_hash: str | None) -> App:
+    """The application that serves a model by these settings."""
     from rayml.stages.serve.app import create_app
 
-    model = load_model(Path(model_folder), threads=settings.cpus)
     return create_app(model, key_hash=key_hash, max_body=settings.max_body, max_rows=settings.max_rows)
 
 

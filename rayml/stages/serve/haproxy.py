@@ -27,7 +27,14 @@ of a unix socket's path."""
 _TERM_S = 2.0
 _FIRST_PORT = 20_000
 """Above the well-known ones and those that Ray's workers take (10002 to 19999)."""
-_GUARD = "rayml.stages.serve.guard:middlewares"
+_SERVE_SETTINGS = {
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    # A connection that says nothing for a minute is closed, so slow clients cannot hold all of them.
+    "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "rayml.stages.serve.guard:middlewares",
+}
+"""What an endpoint needs wherever it runs."""
 
 
 def serve_environment(folder: Path) -> dict[str, str]:
@@ -43,8 +50,7 @@ def serve_environment(folder: Path) -> dict[str, str]:
     _write_record(folder, home)
     metrics, stats, fallback, first = free_ports(4)
     return {
-        "RAY_SERVE_ENABLE_HA_PROXY": "1",
-        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        **_SERVE_SETTINGS,
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(os.cpu_count() or 1, 2)),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{home}/haproxy.cfg",
         "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{home}/admin.sock",
@@ -57,14 +63,19 @@ def serve_environment(folder: Path) -> dict[str, str]:
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback),
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(min(first + 1000, 65535)),
-        # A connection that says nothing for a minute is closed, so slow clients cannot hold all of them.
-        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
         # Ray holds each replica for 30 s before its end, for balancers that poll. This HAProxy is told within 0.1 s.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0.5",
         "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "0.5",
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "10",
-        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": _GUARD,
     }
+
+
+def pod_environment() -> dict[str, str]:
+    """The same for a pod that holds one Ray node: its ports and its /tmp are its own, so Ray's defaults fit.
+
+    Ray's own drain stays: the Kubernetes service takes seconds to notice that a replica goes.
+    """
+    return dict(_SERVE_SETTINGS)
 
 
 def prepare(folder: Path) -> None:

@@ -4,12 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
+import re
 import secrets
+
+from rayml.errors import StageError
+
+KEY_VARIABLE = "RAYML_ENDPOINT_KEY"
+"""Where an endpoint on Kubernetes finds its key: a variable that its pods have from a Secret."""
+_STRONG = re.compile(r"[\x21-\x7e]{32,}")
 
 
 def new_key() -> str:
     """256 random bits, safe in a header and a URL."""
     return secrets.token_urlsafe(32)
+
+
+def key_of_environment() -> str:
+    """The key that the pod's secret gives. StageError where there is none, or one that can be guessed."""
+    key = os.environ.get(KEY_VARIABLE, "").strip()
+    if _STRONG.fullmatch(key):
+        return key
+    what = "has fewer than 32 characters, or spaces and others in it" if key else "is not set"
+    raise StageError(
+        f"the endpoint's key {what}, and without one nothing is served",
+        where=KEY_VARIABLE,
+        hint="openssl rand -hex 32 | kubectl create secret generic rayml-endpoint-key --from-file=key=/dev/stdin; "
+        "or write `auth: none` below `serve` of the job for an endpoint that asks for no key",
+    )
 
 
 def hash_key(key: str) -> str:

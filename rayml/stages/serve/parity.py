@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rayml.errors import StageError
-from rayml.stages.serve.client import Answer, Client
-from rayml.stages.serve.endpoint import Endpoint
+from rayml.stages.serve.client import Answer, Asker, document_of
 
 PARITY_FILE = "parity.npz"
 _LATENCY_REQUESTS = 200
@@ -69,20 +68,20 @@ def load_frozen(folder: Path, samples: int) -> Frozen:
     return Frozen(ids[:samples], inputs[:samples], probabilities[:samples], labels[:samples])
 
 
-def ask_infer(client: Client, endpoint: Endpoint, tensor: str, inputs: Array, max_rows: int) -> Answers:
+def ask_infer(asker: Asker, model: str, tensor: str, inputs: Array, max_rows: int) -> Answers:
     """Answers through the Open Inference Protocol with binary tensors."""
     labels: list[str] = []
     parts = []
     for rows in _chunks(inputs, max_rows):
         body, headers = infer_request(tensor, rows)
-        answer = client.ask("POST", f"/v2/models/{endpoint.model}/infer", body, headers)
+        answer = asker.ask("POST", f"/v2/models/{model}/infer", body, headers)
         found = _infer_answer(answer)
         labels += found["label"]
         parts.append(found["probabilities"])
     return Answers(labels, np.concatenate(parts))
 
 
-def ask_predict(client: Client, classes: tuple[str, ...], inputs: Array, max_rows: int) -> Answers:
+def ask_predict(asker: Asker, classes: tuple[str, ...], inputs: Array, max_rows: int) -> Answers:
     """Answers through `POST /predict` with JSON records; a NaN of a table travels as null."""
     labels: list[str] = []
     rows_found = []
@@ -90,7 +89,9 @@ def ask_predict(client: Client, classes: tuple[str, ...], inputs: Array, max_row
         records = rows.tolist()
         if rows.dtype.kind == "f":
             records = [[None if math.isnan(value) else value for value in record] for record in records]
-        document = client.ask_json("POST", "/predict", json.dumps({"instances": records}).encode())
+        body = json.dumps({"instances": records}).encode()
+        answer = asker.ask("POST", "/predict", body, {"Content-Type": "application/json"})
+        document = document_of(answer, "/predict", "the endpoint's parity")
         labels += [prediction["label"] for prediction in document["predictions"]]
         rows_found += [
             [prediction["probabilities"][name] for name in classes] for prediction in document["predictions"]
@@ -98,16 +99,16 @@ def ask_predict(client: Client, classes: tuple[str, ...], inputs: Array, max_row
     return Answers(labels, np.array(rows_found, np.float32))
 
 
-def measure_latency(client: Client, endpoint: Endpoint, tensor: str, inputs: Array) -> npt.NDArray[np.float64]:
+def measure_latency(asker: Asker, model: str, tensor: str, inputs: Array) -> npt.NDArray[np.float64]:
     """Milliseconds of single-row requests, one after the other on one connection: 200, or what fits in 3 s."""
-    path = f"/v2/models/{endpoint.model}/infer"
+    path = f"/v2/models/{model}/infer"
     requests = [infer_request(tensor, inputs[index : index + 1]) for index in range(min(len(inputs), 32))]
     took = []
     started = time.perf_counter()
     for index in range(_LATENCY_REQUESTS):
         body, headers = requests[index % len(requests)]
         before = time.perf_counter()
-        _infer_answer(client.ask("POST", path, body, headers))
+        _infer_answer(asker.ask("POST", path, body, headers))
         took.append((time.perf_counter() - before) * 1e3)
         if time.perf_counter() - started > _LATENCY_S:
             break

@@ -71,10 +71,10 @@ def check(endpoint: Endpoint, settings: Settings, schema: Schema, frozen: Frozen
         if endpoint.key is not None:
             checks.append(_check_key(endpoint))
         found = {
-            "infer, binary": ask_infer(client, endpoint, tensor, frozen.inputs, settings.max_rows),
+            "infer, binary": ask_infer(client, endpoint.model, tensor, frozen.inputs, settings.max_rows),
             "predict, JSON": ask_predict(client, classes, frozen.inputs, settings.max_rows),
         }
-        milliseconds = measure_latency(client, endpoint, tensor, frozen.inputs)
+        milliseconds = measure_latency(client, endpoint.model, tensor, frozen.inputs)
     compared = {name: compare(frozen, classes, answers) for name, answers in found.items()}
     for name, (difference, mismatches, _) in compared.items():
         detail = f"largest difference {difference:.2e}, {mismatches} other labels"

@@ -123,6 +123,19 @@ def test_redis_keeps_what_the_head_knows():
     assert options == {"redisAddress": "redis.rayml.svc:6379", "redisPassword": {"valueFrom": reference}}
 
 
+SERVED = {
+    "storage": "s3://example-rayml/runs",
+    "min_replicas": 1,
+    "max_replicas": 1,
+    "cpus": 1,
+    "max_body": 16 * 2**20,
+    "max_rows": 1024,
+    "key": True,
+    "samples": 64,
+    "gates": {"parity_max_abs_diff": "<= 0.0001", "parity_label_mismatches": "<= 0"},
+}
+
+
 def service(**changes):
     return render(plan_of("digits", "cpu-sweep"), cluster_of(changes)("cpu-sweep"), "digits-1", "service").documents
 
@@ -137,7 +150,30 @@ def test_an_endpoint_has_a_stable_name_and_a_budget():
     (app,) = yaml.safe_load(endpoint["spec"]["serveConfigV2"])["applications"]
     assert app["import_path"] == "rayml.stages.serve.kubernetes:app"
     export = plan_of("digits", "cpu-sweep").step("serve").inputs["export"]
-    assert app["args"] == {"storage": "s3://example-rayml/runs", "run": "digits-1", "artifact": export}
+    assert app["args"] == {**SERVED, "run": "digits-1", "artifact": export}
+
+
+def test_only_the_pods_with_replicas_hold_the_key_and_only_by_reference():
+    spec = service(endpoint_key="team-key")[0]["spec"]["rayClusterConfig"]
+    head, worker = (
+        {each["name"]: each for each in part["template"]["spec"]["containers"][0]["env"]}
+        for part in (spec["headGroupSpec"], spec["workerGroupSpecs"][0])
+    )
+    reference = {"secretKeyRef": {"name": "team-key", "key": "key"}}
+    assert worker["RAYML_ENDPOINT_KEY"] == {"name": "RAYML_ENDPOINT_KEY", "valueFrom": reference}
+    assert "RAYML_ENDPOINT_KEY" not in head
+    for pod in (head, worker):
+        assert pod["RAY_SERVE_ENABLE_HA_PROXY"]["value"] == "1"
+        assert pod["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"]["value"] == "rayml.stages.serve.guard:middlewares"
+
+
+def test_an_endpoint_that_asks_for_no_key_needs_no_secret():
+    plan = plan_of("digits", "cpu-sweep")
+    serve = plan.step("serve")
+    open_one = serve.model_copy(update={"config": {**serve.config, "auth": "none"}})
+    plan = plan.model_copy(update={"steps": (*plan.steps[:-1], open_one)})
+    text = render(plan, cluster_file("cpu-sweep"), "r", "service").to_yaml()
+    assert "rayml-endpoint-key" not in text and "key: false" in text
 
 
 def test_a_new_model_is_a_new_cluster():
@@ -195,7 +231,7 @@ def test_until_a_sweep_has_decided_the_run_says_what_is_served():
     plan = served.model_copy(update={"steps": (*swept.steps, served.step("serve"))})
     endpoint = render(plan, cluster_file("cpu-sweep"), "r", "service").documents[0]
     (app,) = yaml.safe_load(endpoint["spec"]["serveConfigV2"])["applications"]
-    assert app["args"] == {"storage": "s3://example-rayml/runs", "run": "r"}
+    assert app["args"] == {**SERVED, "run": "r"}
 
 
 REFUSED = [

@@ -99,6 +99,10 @@ class FakeKube:
         self.cut_log_after: list[int] = []
         """Lines after which the connection breaks, the first time that a log is read, the second time and so on."""
         self.headers: list[dict[str, str]] = []
+        self.definitions: list[dict[str, Any]] = []
+        """CustomResourceDefinitions, of which a page has two."""
+        self.documents: dict[str, dict[str, Any]] = {}
+        """What is no object, by its path."""
         self.stored_anyway = False
         """Whether a write that is to fail is stored all the same."""
         self._counts = {True: 0, False: 0}
@@ -175,6 +179,10 @@ class FakeKube:
             return self.fail_all
         if path in DISCOVERY:
             return 200, DISCOVERY[path]
+        if path in self.documents:
+            return 200, self.documents[path]
+        if path == "/apis/apiextensions.k8s.io/v1/customresourcedefinitions":
+            return 200, self.page(int(query.get("continue", 0)))
         if found is None or found["plural"] not in KINDS:
             return 404, "404 page not found\n"
         plural, name = found["plural"], found["name"]
@@ -194,6 +202,10 @@ class FakeKube:
         if plural == "rayjobs" and self.statuses:
             there["status"] = self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
         return 200, there
+
+    def page(self, first: int, size: int = 2) -> dict[str, Any]:
+        more = str(first + size) if first + size < len(self.definitions) else ""
+        return {"metadata": {"continue": more}, "items": self.definitions[first : first + size]}
 
     def apply(self, plural: str, name: str, query: dict[str, str], body: Any) -> tuple[int, Any]:
         assert query["fieldManager"] == "rayml"

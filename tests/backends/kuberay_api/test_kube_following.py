@@ -52,6 +52,11 @@ def test_phases(found, phase):
     assert phase_of({"status": found, "spec": {}}) == phase
 
 
+def test_a_job_that_ray_has_not_started_is_told_so():
+    assert "has not started it yet" in str(RunStatus("running", "PENDING"))
+    assert str(RunStatus("running", "RUNNING")) == "running"
+
+
 def test_a_job_in_a_queue_is_queued_before_it_has_a_status():
     assert phase_of({"spec": {"suspend": True}}) == "queued"
     assert str(RunStatus("queued")).startswith("queued: its queue")

@@ -152,8 +152,7 @@ def test_missing_values_where_the_model_learned_them(
             first, second = client.ask_json("POST", "/predict", body)["predictions"]
             assert first == second
             rows = np.array([[1, np.nan, 3]] * 7, np.float32)
-            endpoint = Endpoint(url, "ziffern", "v", None, 1)
-            by_infer = ask_infer(client, endpoint, "features", rows, max_rows=3)
+            by_infer = ask_infer(client, "ziffern", "features", rows, max_rows=3)
             by_predict = ask_predict(client, CLASSES, rows, max_rows=3)
         np.testing.assert_array_equal(by_infer.probabilities, by_predict.probabilities)
         assert by_infer.labels == [first["label"]] * 7
@@ -271,9 +270,9 @@ def test_parity_finds_the_worst_sample(images: SimpleNamespace) -> None:
     classes = images.model.schema.classes
     endpoint = endpoint_of(images)
     with Client(endpoint.url, endpoint.key) as client:
-        by_infer = ask_infer(client, endpoint, "image", inputs, max_rows=4)
+        by_infer = ask_infer(client, endpoint.model, "image", inputs, max_rows=4)
         by_predict = ask_predict(client, classes, inputs, max_rows=4)
-        assert len(measure_latency(client, endpoint, "image", inputs)) == 200
+        assert len(measure_latency(client, endpoint.model, "image", inputs)) == 200
     assert compare(frozen, classes, by_infer)[:2] == (0.0, 0)
     assert compare(frozen, classes, by_predict)[:2] == (0.0, 0)
     expected[7] = np.roll(expected[7], 1)

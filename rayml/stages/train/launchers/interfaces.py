@@ -1,7 +1,7 @@
 """Which network interface gloo speaks on: that of the address by which Ray's nodes know each other.
 
-Left alone, gloo takes the one that the host's name resolves to, and the loopback where that is none of this host's: many
-a machine resolves its own name to 127.0.1.1, and no other host reaches it there.
+Left alone, gloo takes the one that the host's name resolves to, and the loopback where that is none of this host's:
+many a machine resolves its own name to 127.0.1.1, and no other host reaches it there.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class _Backend(_TorchBackend):  # type: ignore[misc]
 
 def choose_interface() -> None:
     """Set what gloo reads, unless the user has."""
-    name = interface_of(ray.util.get_node_ip_address())
+    name = interface_of(str(ray.util.get_node_ip_address()))  # type: ignore[no-untyped-call]
     if name is not None:
         os.environ.setdefault(GLOO_INTERFACE, name)
 
@@ -43,5 +43,5 @@ def interface_of(address: str) -> str | None:
     """The name of this host's interface with an address; None where there is none."""
     for name, entries in psutil.net_if_addrs().items():
         if any(entry.address == address for entry in entries):
-            return name
+            return str(name)
     return None
