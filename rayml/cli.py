@@ -66,9 +66,13 @@ def main() -> None:
     except OSError as error:
         failure = machine_failure(error)
         if failure is None:
-            raise
+            print_bug()
+            sys.exit(1)
         print_error(failure)
         sys.exit(failure.exit_code)
+    except Exception:
+        print_bug()
+        sys.exit(1)
 
 
 @app.command()
@@ -529,6 +533,25 @@ def predict(
 
 
 @app.command()
+def doctor(
+    cluster: ClusterFile = None,
+    address: Address = None,
+    storage: StorageUri = None,
+    image: Annotated[bool, typer.Option("--image", help="Inside a container image: what it has to bring.")] = False,
+    fix: Annotated[bool, typer.Option("--fix", help="Give the token file mode 0600.")] = False,
+    home: HomeFolder = DEFAULT_HOME,
+    as_json: AsJson = False,
+) -> None:
+    """Say what works here and what does not, and what to type.
+
+    Driver, CUDA, NCCL, torch, Ray, tokens, ports, storage, limits; a cluster too where one is named.
+    """
+    from rayml.doctor.command import run as examine
+
+    raise typer.Exit(examine(home, cluster, address, storage, image, fix, as_json))
+
+
+@app.command()
 def bench(
     name: Annotated[str, typer.Argument(metavar="NAME", help="startup, train, tune, compress or submit.")],
     full: Annotated[
@@ -593,7 +616,18 @@ def go_on() -> str:
     """The command that was typed."""
     import shlex
 
-    return shlex.join(["rayml", *sys.argv[1:]])
+    from rayml.redact.text import redacted
+
+    return redacted(shlex.join(["rayml", *sys.argv[1:]]))
+
+
+def print_bug() -> None:
+    """A bug in rayml, with all that helps to find it and nothing secret."""
+    import traceback
+
+    from rayml.redact.text import redacted
+
+    sys.stderr.write(redacted(traceback.format_exc()))
 
 
 if __name__ == "__main__":

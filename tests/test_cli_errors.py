@@ -53,15 +53,22 @@ def test_what_the_machine_refuses_is_a_sentence(rayml, monkeypatch, number):
     assert err.startswith("error: /a/b: refused\n  ")
 
 
-def test_an_error_that_may_be_ours_is_not_hidden(rayml, monkeypatch):
+def test_an_error_that_may_be_ours_is_not_hidden_and_tells_no_secret(rayml, monkeypatch, capsys):
+    token = "hf_" + "a1B2" * 9
+
     def fail(*_):
-        raise OSError(errno.EBADF, "bad file descriptor")
+        raise OSError(errno.EBADF, f"bad file descriptor {token}")
 
     monkeypatch.setattr("rayml.spec.load.load_job", fail)
     monkeypatch.setattr(sys, "argv", ["rayml", "validate", JOB])
     assert machine_failure(OSError(errno.EBADF, "bad file descriptor")) is None
-    with pytest.raises(OSError, match="bad file descriptor"):
+    with pytest.raises(SystemExit) as end:
         cli.main()
+    assert end.value.code == 1
+    said = capsys.readouterr().err
+    assert "Traceback" in said
+    assert "bad file descriptor" in said
+    assert token not in said
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ LAYERS = (
     "backends",
     "report",
     "run",
+    "doctor",
     "bench",
     "cli",
 )

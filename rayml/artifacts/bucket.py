@@ -166,6 +166,12 @@ class Bucket:
             found = [item["Prefix"] for page in pages for item in page.get("CommonPrefixes", ())]
         return [key.rstrip("/").rpartition("/")[2] for key in found]
 
+    def date(self) -> str:
+        """What time it is for the server: the Date header of its answer, empty where it sends none."""
+        with self._told("") as client:
+            answer = client.list_objects_v2(Bucket=self.name, Prefix=self._key(""), MaxKeys=1)
+        return str(answer["ResponseMetadata"]["HTTPHeaders"].get("date", ""))
+
     def upload(self, source: Path, path: str) -> None:
         """Write a local file's bytes. OSError where it cannot be read."""
         with source.open("rb") as stream, self._told(path) as client:

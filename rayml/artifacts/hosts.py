@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rayml.artifacts.bucket import Bucket
 from rayml.artifacts.durable import create_exclusive
@@ -55,6 +56,9 @@ class Hosts(Protocol):
     def fetch(self, folder: Path, wants: Wants = every) -> None:
         """Bring what others sent of a folder. What was only changed here stays."""
 
+    def filesystem(self, folder: Path) -> tuple[Any, str]:
+        """A pyarrow file system on which all hosts see a folder of the run, and its path there; None: the local one."""
+
 
 @dataclass(frozen=True)
 class OneFolder:
@@ -76,6 +80,9 @@ class OneFolder:
 
     def fetch(self, folder: Path, wants: Wants = every) -> None:
         pass
+
+    def filesystem(self, folder: Path) -> tuple[Any, str]:
+        return None, str(folder)
 
 
 ONE_FOLDER = OneFolder()
@@ -124,6 +131,16 @@ class BucketHosts:
             self.make(folder)
             with self._alone(unit) as index:
                 pull(unit.folder, unit.bucket, unit.remote, index, below(folder, unit.folder, wants))
+
+    def filesystem(self, folder: Path) -> tuple[Any, str]:
+        from pyarrow.fs import S3FileSystem
+
+        unit = self.unit(folder)
+        assert unit is not None, f"{folder} is no folder of the storage"
+        address = unit.bucket.uri(unit.remote + folder.relative_to(unit.folder).as_posix())
+        # boto3's names for a server that is not AWS's; credentials and region it finds as boto3 does.
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        return S3FileSystem(endpoint_override=endpoint), address.removeprefix("s3://")
 
     def unit(self, folder: Path) -> Unit | None:
         """What the folder belongs to: a step's work or files, or a run; None where it is no part of the storage."""

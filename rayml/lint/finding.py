@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
-from rayml.lint.redaction import redacted
+from rayml.redact.text import redacted
 from rayml.spec.words import shorten
 
 Severity = Literal["error", "warning"]

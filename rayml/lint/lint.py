@@ -14,10 +14,10 @@ from rayml.lint.kuberay import check_kuberay
 from rayml.lint.models import METADATA, POD_SPEC, RAY_GROUP, RAY_KINDS, RAY_VERSIONS
 from rayml.lint.pod_security import Level, pod_security
 from rayml.lint.pods import PLACES, pod_templates
-from rayml.lint.redaction import redacted
 from rayml.lint.schemas import RULE, Definitions, Kinds, check_object, check_part, load_definitions
 from rayml.lint.secrets import check_secrets
 from rayml.lint.security import check_security
+from rayml.redact.text import redacted
 from rayml.spec.words import listed
 
 OBJECT_RULE = "object"

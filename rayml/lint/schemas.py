@@ -19,8 +19,8 @@ from typing import Any, Protocol
 
 from rayml.errors import PlanError
 from rayml.lint.finding import Remark
-from rayml.lint.redaction import redacted
 from rayml.lint.view import View
+from rayml.redact.text import redacted
 from rayml.spec.words import listed, nearest, shorten, show
 
 Schema = Mapping[str, Any]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
 from rayml.spec.words import show
 
@@ -23,7 +24,19 @@ class Fits:
     words: str
 
 
-CodeReference = Annotated[str, Field(pattern=CODE_REFERENCE), Fits("`module:function`")]
+def refuse_standard_library(reference: str) -> str:
+    """A reference as it is. ValueError for `os:system` and its like: a job names its own functions, or a plugin's."""
+    module = reference.partition(":")[0].partition(".")[0]
+    if module in sys.stdlib_module_names:
+        raise ValueError(
+            f"{module} is a module of Python itself; name a function of the `code:` folder or a package"
+        )
+    return reference
+
+
+CodeReference = Annotated[
+    str, Field(pattern=CODE_REFERENCE), AfterValidator(refuse_standard_library), Fits("`module:function`")
+]
 """`module:attribute` in the job's `code:` folder. Imported only where the job runs, never by validate or plan."""
 
 Text = Annotated[str, Field(min_length=1), Fits("text of at least one character")]

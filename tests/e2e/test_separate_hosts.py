@@ -225,3 +225,24 @@ def test_the_head_is_lost_and_the_run_goes_on_on_other_hosts(cluster, undisturbe
         told = [event["text"] for event in events("head-lost") if event["kind"] == "note"]
         assert any("continues from epoch" in text for text in told), told
     assert model_of("head-lost") == undisturbed
+
+
+SWEEP = """
+tune:
+  space: {train.optimizer.lr: {loguniform: [1.0e-4, 1.0e-2]}}
+  objectives: [{metric: val/loss, goal: min}]
+  scheduler: {kind: SCHEDULER}
+  budget: {trials: 4}
+"""
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("scheduler", ["asha", "pbt"])
+def test_trials_on_hosts_without_a_common_folder(cluster, tmp_path, scheduler):
+    job = tmp_path / "wine.yaml"
+    written = JOB.replace("EPOCHS", "6").replace("STRATEGY", "strategy: {kind: ddp}").replace("workers: 2", "workers: 1")
+    job.write_text(written + SWEEP.replace("SCHEDULER", scheduler).lstrip("\n"))
+    ends_well(cluster, str(job), f"sweep-{scheduler}")
+    told = events(f"sweep-{scheduler}")
+    assert not [event for event in told if event["kind"] == "trial" and event.get("status") == "failed"], told

@@ -14,9 +14,10 @@ from lint_manifests import SCHEMAS, ray_cluster, ray_job, spoiled
 from rayml.lint import command
 from rayml.lint.documents import read_text, rendered
 from rayml.lint.lint import lint, lint_documents
-from rayml.lint.redaction import redacted, shape_of
 from rayml.lint.security import check_security
 from rayml.redact.names import is_secret_name
+from rayml.redact.shapes import shape_of
+from rayml.redact.text import redacted
 
 A, D, H = "aB3dE5gH7jK9mN1pQ3sT5vW7yZ9bC1dF3gH5jK7", "0123456789" * 5, "0123456789abcdef" * 4
 SHAPES = {

@@ -184,7 +184,6 @@ def test_a_driver_and_its_log(tmp_path):
     assert done.stdout.count("(hidden)") >= len(KINDS)
 
 
-@pytest.mark.xfail(strict=True, reason="rayml/stages/train/rank.py does not guard its streams yet")
 def test_a_rank_and_its_log(tmp_path):
     """A rank whose user code fails: its own log has the traceback, without what the code was given."""
     (tmp_path / "texts.json").write_text(json.dumps([text for text, _ in CASES.values()]))

@@ -24,7 +24,7 @@ import urllib3
 
 from rayml.backends.kuberay.pods import Document
 from rayml.errors import BackendError, PlanError, RaymlError
-from rayml.lint.redaction import redacted
+from rayml.redact.text import redacted
 
 MANAGER = "rayml"
 """Owner of the fields that are applied."""

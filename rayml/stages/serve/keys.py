@@ -9,6 +9,7 @@ import re
 import secrets
 
 from rayml.errors import StageError
+from rayml.redact.values import remember
 
 KEY_VARIABLE = "RAYML_ENDPOINT_KEY"
 """Where an endpoint on Kubernetes finds its key: a variable that its pods have from a Secret."""
@@ -16,14 +17,17 @@ _STRONG = re.compile(r"[\x21-\x7e]{32,}")
 
 
 def new_key() -> str:
-    """256 random bits, safe in a header and a URL."""
-    return secrets.token_urlsafe(32)
+    """256 random bits, safe in a header and a URL. This process does not print them by accident."""
+    key = secrets.token_urlsafe(32)
+    remember(key)
+    return key
 
 
 def key_of_environment() -> str:
     """The key that the pod's secret gives. StageError where there is none, or one that can be guessed."""
     key = os.environ.get(KEY_VARIABLE, "").strip()
     if _STRONG.fullmatch(key):
+        remember(key)
         return key
     what = "has fewer than 32 characters, or spaces and others in it" if key else "is not set"
     raise StageError(

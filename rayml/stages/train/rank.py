@@ -10,6 +10,7 @@ from typing import Any
 
 from rayml.errors import RaymlError, StageError
 from rayml.ml.usercode import describe_failure
+from rayml.redact.streams import guarded
 from rayml.stages.api import Emit
 from rayml.stages.train.autotune import tuned
 from rayml.stages.train.failures import speaks_of_a_lost_peer
@@ -66,6 +67,6 @@ def log_to_file(folder: Path, rank: int) -> Path:
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)
-    sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
-    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+    sys.stdout = guarded(os.fdopen(1, "w", buffering=1, closefd=False))
+    sys.stderr = guarded(os.fdopen(2, "w", buffering=1, closefd=False))
     return path

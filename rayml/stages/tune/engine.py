@@ -52,10 +52,12 @@ class Settings:
     """Trials at a time, at the cluster's largest size."""
     retries: int
     """How often a trial is started again whose process or node died."""
-    storage: Path
+    storage: Path | str
     """A folder for what Ray Tune itself writes."""
     bundle: Callable[[Trial], dict[str, float]] = field(repr=False)
     """The resources of a trial."""
+    filesystem: Any = None
+    """pyarrow's, on which all hosts see `storage`; the local one where it is None."""
 
 
 def run_sweep(desk: Desk, settings: Settings, evaluate: Evaluate) -> str:
@@ -78,6 +80,7 @@ def run_sweep(desk: Desk, settings: Settings, evaluate: Evaluate) -> str:
             run_config=tune.RunConfig(
                 name=f"sweep-{os.getpid()}-{time.time_ns()}",
                 storage_path=str(settings.storage),
+                storage_filesystem=settings.filesystem,
                 verbose=0,
                 callbacks=[watch],
                 stop=BudgetStop(desk, watch),

@@ -7,7 +7,6 @@ import json
 import math
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rayml.errors import RaymlError, StageError
@@ -183,6 +182,7 @@ class Preparation:
     def engine_settings(self) -> Settings:
         """What the engine needs."""
         config, policy = self.step.config, self.step.policy
+        filesystem, storage = self.storage()
         return Settings(
             scheduler=build_scheduler(
                 config["scheduler"], config["objectives"][0], self.settings["epochs"], self.space
@@ -190,15 +190,16 @@ class Preparation:
             kind=config["scheduler"]["kind"],
             concurrency=policy["handed_out"],
             retries=policy["retries_of_a_trial"],
-            storage=self.storage(),
+            storage=storage,
             bundle=self.bundle,
+            filesystem=filesystem,
         )
 
-    def storage(self) -> Path:
-        """A folder for what Ray Tune writes and nobody reads."""
+    def storage(self) -> tuple[Any, str]:
+        """Where Ray Tune writes what nobody reads: a file system that all hosts see, and a folder of it."""
         folder = self.context.work / "ray"
         folder.mkdir(exist_ok=True)
-        return folder
+        return self.context.hosts.filesystem(folder)
 
     def walk(self) -> Walk:
         """What evaluates a trial."""

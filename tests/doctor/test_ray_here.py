@@ -1,0 +1,78 @@
+"""Ray's token, its file and its switches on this machine."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+import pytest
+from conftest import TOKEN
+
+from rayml.doctor import ray_here
+
+
+@pytest.fixture
+def token_file(tmp_path):
+    path = tmp_path / ".ray" / "auth_token"
+    path.parent.mkdir()
+    path.write_text(TOKEN)
+    path.chmod(0o644)
+    return path
+
+
+def test_a_token_file_that_others_can_read(token_file):
+    found = ray_here.token_file(False, token_file)
+    assert found.status == "wrong" and f"{token_file} has mode 0644" in found.found
+    assert found.hint == f"chmod 600 {token_file}, or rayml doctor --fix"
+    assert stat.S_IMODE(token_file.stat().st_mode) == 0o644
+
+
+def test_it_is_fixed(token_file):
+    found = ray_here.token_file(True, token_file)
+    assert found.status == "ok" and "had mode 0644, and has 0600 now" in found.found
+    assert stat.S_IMODE(token_file.stat().st_mode) == 0o600
+    assert ray_here.token_file(False, token_file).status == "ok"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root gives files away")
+def test_a_token_file_of_somebody_else(token_file):
+    os.chown(token_file, 12345, 12345)
+    found = ray_here.token_file(True, token_file)
+    assert found.status == "warning" and "12345" in found.found and found.hint.startswith("chown 0 ")
+    assert stat.S_IMODE(token_file.stat().st_mode) == 0o644
+
+
+def test_no_token_file(tmp_path):
+    assert ray_here.token_file(False, tmp_path / "absent").status == "ok"
+
+
+@pytest.mark.parametrize("name", ray_here.UNSAFE)
+def test_unsafe_switches_are_refused_by_name(name, monkeypatch):
+    monkeypatch.setenv(name, "1")
+    found = ray_here.unsafe_switches()
+    assert found.status == "wrong" and f"{name} is on" in found.found and found.hint == f"unset {name}"
+    monkeypatch.setenv(name, "0")
+    assert ray_here.unsafe_switches().status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("environ", "status", "says", "types"),
+    [
+        ({"RAY_AUTH_MODE": "disabled"}, "wrong", "can run code on it", "unset RAY_AUTH_MODE"),
+        ({"RAY_AUTH_MODE": "tokens"}, "wrong", "RAY_AUTH_MODE=tokens", "export RAY_AUTH_MODE=token"),
+        ({"RAY_AUTH_MODE": "token"}, "wrong", "there is no token here", "ray get-auth-token --generate"),
+        ({"RAY_AUTH_TOKEN_PATH": "/absent/token"}, "wrong", "/absent/token", "export RAY_AUTH_TOKEN_PATH=FILE"),
+        ({}, "ok", "none here yet", ""),
+        ({"RAY_AUTH_TOKEN": TOKEN}, "ok", "found in RAY_AUTH_TOKEN", ""),
+    ],
+)
+def test_authentication(environ, status, says, types, tmp_path):
+    found = ray_here.authentication(environ, tmp_path)
+    assert found.status == status and says in found.found and types in found.hint
+    assert TOKEN not in repr(found)
+
+
+def test_an_old_ray(monkeypatch):
+    monkeypatch.setattr(ray_here.metadata, "version", lambda _: "2.54.1")
+    found = ray_here.ray_version()
+    assert found.status == "wrong" and "CVE-2026-41486" in found.found and "requirements.lock" in found.hint
