@@ -186,7 +186,12 @@ def resolve_cluster(cluster: Cluster, facts: Facts) -> ClusterPlan:
     """What Ray is started with, or what may be taken of a Ray that runs."""
     if not isinstance(cluster, LocalCluster):
         return ClusterPlan(
-            cpus=facts.cpus, gpus=facts.gpus, object_store=0, price_per_hour=cluster.price_per_hour, attach=True
+            cpus=facts.cpus,
+            gpus=facts.gpus,
+            object_store=0,
+            price_per_hour=cluster.price_per_hour,
+            price_per_month=cluster.price_per_month,
+            attach=True,
         )
     nodes = cluster.nodes
     if nodes is not None and nodes.gpus:

@@ -79,7 +79,9 @@ class ClusterPlan(_Value):
     object_store: int
     """Bytes of shared memory."""
     price_per_hour: float | None = None
-    """Of the machine, or of the head node."""
+    """Of the machine, of the head node, or of all that a cluster elsewhere may take."""
+    price_per_month: float | None = None
+    """Of what stands whether or not a job runs."""
     nodes: NodesPlan | None = None
     attach: bool = False
     """Whether Ray runs already where the plan is walked, and is joined and left as it is."""

@@ -147,4 +147,5 @@ def summary(planned: Forecast) -> str:
     known = [step.estimate_s for step in work if step.estimate_s is not None]
     names = ", ".join(step.name for step in work)
     time = f"about {sum(known):.0f} s" if len(known) == len(work) else "time not known before the first run"
-    return f"would run {names}: {time}"
+    costs = planned.costs.sentence()
+    return f"would run {names}: {time}{'; ' if costs else ''}{costs}"

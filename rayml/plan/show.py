@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from rayml.artifacts.store import Artifact, Fault, Store
+from rayml.plan.costs import Costs, costs_of
 from rayml.plan.diff import diff_steps
 from rayml.plan.estimate import MemoryEstimate, estimate_key, kept_estimate, schema_of
 from rayml.plan.plan import Plan, Step
@@ -36,6 +37,7 @@ class Forecast(BaseModel):
     """What only the data can say: classes, shape, rows; `from data` until the data step is there."""
     memory: MemoryEstimate | None = None
     """Of one training worker, where it was estimated before."""
+    costs: Costs = Costs()
 
     @property
     def work(self) -> list[PlannedStep]:
@@ -69,7 +71,18 @@ def forecast(plan: Plan, store: Store, previous: Plan | None, home: Path | None 
     memory = None
     if home is not None and data is not None and train is not None:
         memory = kept_estimate(home, estimate_key(train, schema_of(data)))
-    return Forecast(steps=rows, resolved=resolve_from_data(data), memory=memory)
+    return Forecast(
+        steps=rows,
+        resolved=resolve_from_data(data),
+        memory=memory,
+        costs=costs_of(plan.cluster, total_seconds([row.estimate_s for row in rows])),
+    )
+
+
+def total_seconds(estimates: list[float | None]) -> float | None:
+    """Of all steps; None where one is not known."""
+    known = [seconds for seconds in estimates if seconds is not None]
+    return sum(known) if len(known) == len(estimates) else None
 
 
 def explain(step: Step, found: dict[str, Artifact | None], previous: Plan | None, damage: list[Fault]) -> str:

@@ -67,6 +67,8 @@ class RayCluster(Spec):
     """The same."""
     price_per_hour: Annotated[float, Field(gt=0)] | None = None
     """Of what a job may take, in the currency of budgets."""
+    price_per_month: Annotated[float, Field(gt=0)] | None = None
+    """Of what stands whether or not a job runs."""
 
 
 Cluster = LocalCluster | RayCluster | KubeRayCluster

@@ -187,6 +187,8 @@ class KubeRayCluster(Spec):
     """Once, now, where nothing is written."""
     upgrade: Literal["new_cluster", "incremental"] = "new_cluster"
     """How the endpoint of a new model takes the place of the old one; both without an answer lost."""
+    price_per_month: Annotated[float, Field(gt=0)] | None = None
+    """Of what stands whether or not a job runs: control plane, network, system nodes (`python -m infra costs`)."""
     gateway_class: Label | None = None
     """Of the Gateway API; `upgrade: incremental` moves requests through it."""
 

@@ -124,7 +124,7 @@ def test_redis_keeps_what_the_head_knows():
 
 
 SERVED = {
-    "storage": "s3://example-rayml/runs",
+    "storage": "s3://example-rayml/rayml",
     "min_replicas": 1,
     "max_replicas": 1,
     "cpus": 1,
