@@ -437,30 +437,25 @@ def diff(before: RunName, after: RunName, home: HomeFolder = DEFAULT_HOME, as_js
 @app.command()
 def verify(
     run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run; every artifact if left out.")] = None,
+    storage: StorageUri = None,
     home: HomeFolder = DEFAULT_HOME,
     as_json: AsJson = False,
 ) -> None:
     """Check the files of a run, or of all.
 
-    Every file is read again and held against its sha256, and every link of the lineage is followed.
+    Every file is read again and held against its sha256, and every link of the lineage is followed. Of a run also
+    that image, code and plan are those that it was planned and submitted with, and who submitted it.
     """
-    from rayml.artifacts.store import LocalStore
-    from rayml.errors import GateError
-    from rayml.observe.runs import Home
-    from rayml.run.verify import verify_all, verify_run
-    from rayml.spec.words import count
+    from rayml.run.verify_command import run as check
 
-    folders = Home(home)
-    store = LocalStore(folders.artifacts)
-    checked, faults = verify_all(store) if run is None else verify_run(folders.find_run(run), store)
+    document, lines, error = check(run, storage, home)
     if as_json:
-        print_json({"artifacts": checked, "faults": [vars(fault) for fault in faults]})
-    elif not faults:
-        held = "every file is as it was written, every link of the lineage is there"
-        say(f"{count(checked, 'artifact')}: {held}" if checked else f"no artifacts in {folders.artifacts}")
-    if faults:
-        sentences = "\n".join(f"{fault.artifact}: {fault.file} {fault.what}" for fault in faults)
-        raise GateError(sentences, hint="run the job again; where a file has other bytes, remove its folder first")
+        print_json(document)
+    else:
+        for line in lines:
+            say(line)
+    if error is not None:
+        raise error
 
 
 @app.command()
@@ -490,8 +485,10 @@ def show(
     """
     from rayml.observe.runs import Home
     from rayml.run.show import job_of, write_job
+    from rayml.run.submitted import submissions
 
     document, notes = job_of(Home(home), run, trial)
+    notes += [str(each) for each in submissions(Home(home).find_run(run).path)]
     if as_json:
         print_json(document)
     else:

@@ -105,7 +105,7 @@ def driver(found: Driver | str) -> Finding:
     if isinstance(found, Driver):
         return ok("driver", f"{found.version}, for CUDA up to {found.cuda}")
     if found:
-        hint = "sudo systemctl restart nvidia-persistenced, or boot again after a driver update; in a container: --gpus all"
+        hint = "boot again after a driver update, or sudo modprobe nvidia; in a container: docker run --gpus all"
         return wrong("driver", found, hint)
     return ok("driver", "no NVIDIA driver: everything runs on CPUs")
 
@@ -113,14 +113,18 @@ def driver(found: Driver | str) -> Finding:
 def gpus(found: Driver) -> Finding:
     """What is there, and how much of its memory is free."""
     if not found.gpus:
-        return wrong("gpus", "the driver lists no GPU", "dmesg | grep -i nvrm, and whether the GPU sits on the bus: lspci")
+        return wrong(
+            "gpus", "the driver lists no GPU", "dmesg | grep -i nvrm, and whether the GPU sits on the bus: lspci"
+        )
     kinds = {each.name: sum(gpu.name == each.name for gpu in found.gpus) for each in found.gpus}
     text = ", ".join(f"{number} x {name}" for name, number in kinds.items())
     text += f", {min(gpu.memory_mib for gpu in found.gpus):,} MiB each at least"
     busy = [index for index, gpu in enumerate(found.gpus) if gpu.used_mib > (1 - LEAST_FREE) * gpu.memory_mib]
     if busy:
         used = ", ".join(f"GPU {index} has {found.gpus[index].used_mib:,} MiB in use" for index in busy)
-        return warning("gpus", f"{text}; {used}", "see whose it is: nvidia-smi --query-compute-apps=pid,name --format=csv")
+        return warning(
+            "gpus", f"{text}; {used}", "see whose it is: nvidia-smi --query-compute-apps=pid,name --format=csv"
+        )
     return ok("gpus", text)
 
 

@@ -17,7 +17,7 @@ GIB, MIB = 2**30, 2**20
 SMALLEST_MEMORY = 2 * GIB
 """Ray's processes and one worker that has imported torch take about this much."""
 FEW_FILES, ENOUGH_FILES = 1024, 4096
-"""Below the first Ray's processes fail early. Ray asks for the second (ray/_private/worker.py raises it where it may)."""
+"""Ray's processes fail early below the first, and ray/_private/worker.py raises its own limit where it may."""
 
 
 def memory(root: Path = CGROUP) -> Finding:
@@ -41,7 +41,7 @@ def cpus(root: Path = CGROUP) -> Finding:
 
 
 def shared_memory(folder: Path = SHM, root: Path = CGROUP) -> Finding:
-    """/dev/shm against the 30 % of memory that Ray's object store takes where nothing else is said."""
+    """Shared memory against the 30 % of memory that Ray's object store takes where nothing else is said."""
     try:
         total = shutil.disk_usage(folder).total
     except OSError as error:

@@ -6,7 +6,7 @@ import os
 import socket
 
 from rayml.doctor.finding import Finding, ok, warning, wrong
-from rayml.spec.words import count, listed
+from rayml.spec.words import count
 
 DEFAULTS = {6379: "Ray's GCS (ray start --port)", 8265: "Ray's dashboard (--dashboard-port)", 8000: "Ray Serve"}
 """What a hand-made `ray start --head` takes. rayml itself asks the system for free ones."""
@@ -29,7 +29,7 @@ def taken(ports: dict[int, str] | None = None) -> Finding:
     owners = listeners()
     busy = {port: owners.get(port, "a process that cannot be seen") for port in asked if not is_free(port)}
     if not busy:
-        return ok("ports", f"{listed([str(port) for port in asked], 'and')} are free")
+        return ok("ports", f"{', '.join(map(str, asked))} are free")
     who = "; ".join(f"{port}, of {asked[port]}, is taken by {owner}" for port, owner in busy.items())
     hint = "let Ray take others: ray start --head --port=0 --dashboard-port=0 (rayml cluster up chooses free ones)"
     return warning("ports", f"{count(len(busy), 'port')} not free: {who}", hint)

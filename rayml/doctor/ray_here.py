@@ -19,7 +19,7 @@ UNSAFE = {
     "RAY_DATA_WEBDATASET_ALLOW_UNSAFE_DESERIALIZATION": "a .pkl or .pt file in a WebDataset may then run code "
     "(CVE-2026-57516)",
 }
-"""Ray's environment variables that let data run code (shared reference: GHSA-mw35-8rx3-xf9r and others)."""
+"""Ray's environment variables that let data run code (GHSA-mw35-8rx3-xf9r and others)."""
 OFF = ("", "0", "false", "no", "off")
 OLDEST_WITH_TOKENS = (2, 56)
 PRIVATE = 0o600

@@ -58,7 +58,7 @@ def read(output: str, fault: str = "") -> TorchSide:
     """The lines of JSON that the process printed; what else a library prints is passed over."""
     said: dict[str, Any] = {}
     for line in output.splitlines():
-        if line.startswith('{"'):
+        if line.startswith(('{"build": ', '{"all_reduce": ')):
             said.update(json.loads(line))
     return TorchSide(said.get("build"), said.get("all_reduce"), fault)
 
@@ -84,7 +84,9 @@ def cuda(side: TorchSide, driver: Driver) -> Finding:
         what = f"torch was built for CUDA {built}, and driver {driver.version} runs CUDA up to {driver.cuda}"
         return wrong("cuda", what, f"update the driver to one for CUDA {mine[0]}, or install a torch for {driver.cuda}")
     if theirs < mine:
-        what = f"torch was built for CUDA {built}, the driver for {driver.cuda}: kernels that are compiled here may fail"
+        what = (
+            f"torch was built for CUDA {built}, the driver for {driver.cuda}: kernels that are compiled here may fail"
+        )
         return warning("cuda", what, f"update the driver to one for CUDA {built}")
     return ok("cuda", f"torch was built for {built}, the driver runs up to {driver.cuda}")
 
@@ -128,7 +130,9 @@ def all_reduce(side: TorchSide) -> Finding:
         return wrong("all-reduce", f"two ranks{backend} did not add up a tensor: {said}", hint)
     text = f"2 ranks over {found['backend']}, {found['mib']} MiB: {found['gb_per_s']:.1f} GB/s"
     if found["backend"] == "nccl" and found["gb_per_s"] < SLOW_GPU_GB_PER_S:
-        hint = "NCCL_DEBUG=INFO rayml doctor shows the way it takes; nvidia-smi topo -p2p r whether GPUs reach each other"
+        hint = (
+            "NCCL_DEBUG=INFO rayml doctor shows the way it takes; nvidia-smi topo -p2p r whether GPUs reach each other"
+        )
         return warning("all-reduce", f"{text}, slower than PCIe 3.0", hint)
     return ok("all-reduce", text)
 

@@ -60,7 +60,9 @@ class FakeHead:
             "/api/v0/nodes?detail=1": {"data": {"result": {"result": [node]}}},
             "/api/jobs/": {"submission_id": "raysubmit_1"},
             "/api/jobs/raysubmit_1": {"status": "SUCCEEDED"},
-            "/api/jobs/raysubmit_1/logs": {"logs": f"a line\nrayml-doctor {json.dumps(self.versions)}\n"},
+            "/api/jobs/raysubmit_1/logs": {
+                "logs": f"Running {self.submitted} rayml-doctor ' +\nrayml-doctor {json.dumps(self.versions)}\n"
+            },
             "/api/healthz": {},
         }[path]
 

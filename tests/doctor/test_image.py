@@ -28,7 +28,8 @@ def test_a_home_that_does_not_fit(home, says):
 
 
 def test_a_good_home(tmp_path):
-    assert image.folders({"HOME": str(tmp_path)}).status == "ok" and not list(tmp_path.iterdir())
+    assert image.folders({"HOME": str(tmp_path / "home")}).status == "ok"
+    assert not list((tmp_path / "home").iterdir())
 
 
 def test_secrets_are_named_and_not_shown():

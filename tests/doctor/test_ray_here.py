@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
+from pathlib import Path
 
 import pytest
 from conftest import TOKEN
 
 from rayml.doctor import ray_here
+from rayml.doctor.examine import ray
 
 
 @pytest.fixture
@@ -70,6 +72,15 @@ def test_authentication(environ, status, says, types, tmp_path):
     found = ray_here.authentication(environ, tmp_path)
     assert found.status == status and says in found.found and types in found.hint
     assert TOKEN not in repr(found)
+
+
+def test_a_user_without_a_home(monkeypatch):
+    def refuse():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", refuse)
+    found = ray(False)[1]
+    assert found.status == "wrong" and "HOME is not set" in found.found and found.hint == "export HOME=/home/rayml"
 
 
 def test_an_old_ray(monkeypatch):

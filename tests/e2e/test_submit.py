@@ -78,7 +78,7 @@ def model_of(prefix: str) -> bytes:
 
 @pytest.mark.timeout(900)
 def test_a_run_is_killed_with_its_cluster_and_goes_on_in_another_to_the_same_model(server, tmp_path):
-    job = job_file(tmp_path, epochs=60)
+    job = job_file(tmp_path, epochs=30)
     with ray_cluster(nodes=3) as cluster:
         to = ("--address", cluster.address)
         refused = rayml("submit", job, *to, "--storage", f"s3://{BUCKET}/undisturbed")
