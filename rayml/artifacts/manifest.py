@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,23 @@ class Manifest(BaseModel):
     """What later steps and the report need to know: classes, signature, worst sample."""
     environment: dict[str, str]
     """Versions of Python and the libraries, and the processor."""
+    made_with: dict[str, str] = {}
+    """The image and the code as they were where the step ran (rayml.run.provenance); nothing where an older rayml made
+    it."""
     run: str
     """The run that made it."""
     job: str
     created: str
     """UTC, ISO 8601."""
     seconds: float
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A committed step: its manifest, and the folder that holds its files."""
+
+    manifest: Manifest
+    path: Path
 
 
 def digest(document: object) -> str:

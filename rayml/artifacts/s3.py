@@ -4,7 +4,7 @@ The truth lies in the bucket; a local cache with the same layout holds what was 
 
     s3://bucket/prefix/train/3f2a9c01d4e7/manifest.json     PUT last, with If-None-Match: *
     s3://bucket/prefix/train/3f2a9c01d4e7/files-9b1c/...    the attempt that the manifest's owner uploaded
-    s3://bucket/prefix/train/3f2a9c01d4e7/work/...          checkpoints (rayml.artifacts.hosts)
+    s3://bucket/prefix/train/3f2a9c01d4e7/work/...          checkpoints (rayml.artifacts.bucket_hosts)
     s3://bucket/prefix/train/3f2a9c01d4e7/lease-*.json      who computes this key (rayml.artifacts.lease)
 
 It holds no client in its state, so it travels to Ray workers.
@@ -23,11 +23,12 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from rayml.artifacts.bucket import Bucket, Entry, each
+from rayml.artifacts.bucket_hosts import hosts_of
 from rayml.artifacts.durable import sync_tree
-from rayml.artifacts.hosts import Hosts, hosts_of
+from rayml.artifacts.hosts import Hosts
 from rayml.artifacts.lease import TTL_S, Leases
-from rayml.artifacts.manifest import FileEntry, Manifest, describe_files, file_sha256
-from rayml.artifacts.store import KEY_CHARACTERS, Artifact, Fault, Record
+from rayml.artifacts.manifest import Artifact, FileEntry, Manifest, describe_files, file_sha256
+from rayml.artifacts.store import KEY_CHARACTERS, Fault, Record
 from rayml.artifacts.work import is_inside
 from rayml.errors import BackendError, RaymlError
 

@@ -27,19 +27,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rayml.artifacts.durable import create_exclusive, sync_folder, sync_tree
 from rayml.artifacts.hosts import ONE_FOLDER, Hosts
-from rayml.artifacts.manifest import Manifest, describe_files, file_sha256
+from rayml.artifacts.manifest import Artifact, Manifest, describe_files, file_sha256
 from rayml.errors import RaymlError
 
 KEY_CHARACTERS = 16
 """Hex digits of the key in folder names: 64 bits, so that two of a billion artifacts meet with chance 3 in 100."""
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """A committed step: its manifest, and the folder that holds its files."""
-
-    manifest: Manifest
-    path: Path
 
 
 @dataclass(frozen=True)

@@ -135,11 +135,11 @@ class CheckpointWriter:
         own: FileEntry | None = None
         sent = False
         try:
-            own = save_part(folder, held, places)
+            own = save_part(folder / SHARDS_FOLDER, held, places)
             sent = self._send(folder / SHARDS_FOLDER)
         finally:
             # The others wait for this rank's word, also where it is that there is no file.
-            entries, all_sent = parts.exchange(own, folder, sent)
+            entries, all_sent = parts.exchange(own, sent)
         written = [entry for entry in entries if entry is not None]
         if len(written) < len(entries):
             raise OSError(f"worker {entries.index(None)} could not write its part of {folder}")
@@ -229,7 +229,8 @@ def _seal(folder: Path, state: dict[str, Any], shards: Sequence[FileEntry] = ())
     (folder / STATE_FILE).write_text(json.dumps(state))
     sync_tree(folder)
     whole = [describe_file(folder, path) for path in sorted(folder.iterdir()) if path.is_file()]
-    files = [entry.model_dump() for entry in (*whole, *shards)]
+    parts = [entry.model_copy(update={"path": f"{SHARDS_FOLDER}/{entry.path}"}) for entry in shards]
+    files = [entry.model_dump() for entry in (*whole, *parts)]
     write_atomic(folder / MANIFEST_FILE, json.dumps({"files": files}).encode())
     sync_folder(folder.parent)
 

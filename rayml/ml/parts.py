@@ -25,7 +25,6 @@ from torch.futures import Future
 
 from rayml.artifacts.durable import sync_file, sync_folder
 from rayml.artifacts.manifest import FileEntry, describe_file
-from rayml.ml.checkpoint import SHARDS_FOLDER
 
 Places = dict[str, list[int]]
 """Name of a tensor to where this rank's part begins in it, by dimension."""
@@ -58,8 +57,8 @@ class Parts:
             self.places, self._shapes = plan_places(tensors, self._group), shapes
         return {name: held[name] for name in self.places}
 
-    def exchange(self, entry: FileEntry | None, folder: Path, sent: bool) -> tuple[list[FileEntry | None], bool]:
-        """The entry of each rank's file in a checkpoint's folder; None for a rank that could not write it.
+    def exchange(self, entry: FileEntry | None, sent: bool) -> tuple[list[FileEntry | None], bool]:
+        """The entry of each rank's file; None for a rank that could not write it.
 
         Args:
             sent: whether other hosts can have this rank's file; told back is whether that is so for all ranks.
@@ -69,8 +68,8 @@ class Parts:
         dist.all_gather(found, torch.tensor(told), group=self._group)
         entries: list[FileEntry | None] = []
         for rank, (_, size, *digest) in enumerate(each.tolist() for each in found):
-            path = part_path(folder, rank).relative_to(folder).as_posix()
-            entries.append(FileEntry(path=path, bytes=size, sha256=bytes(digest).hex()) if size else None)
+            entry = FileEntry(path=part_name(rank), bytes=size, sha256=bytes(digest).hex()) if size else None
+            entries.append(entry)
         return entries, all(bool(each[0]) for each in found)
 
 
@@ -117,18 +116,21 @@ class Planned(StorageWriter):
         return True
 
 
-def part_path(folder: Path, rank: int) -> Path:
-    """A rank's file in a checkpoint's folder."""
-    return folder / SHARDS_FOLDER / f"rank-{rank:05}.safetensors"
+def part_name(rank: int) -> str:
+    """Of a rank's file in the folder of parts."""
+    return f"rank-{rank:05}.safetensors"
 
 
 def save_part(folder: Path, parts: Mapping[str, Tensor], places: Places) -> FileEntry:
-    """Write this rank's file and make it durable. OSError or SafetensorError where the disk refuses it."""
-    path = part_path(folder, dist.get_rank())
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write this rank's file into the folder of parts and make it durable.
+
+    OSError or SafetensorError where the disk refuses it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / part_name(dist.get_rank())
     # The words of torch/distributed/checkpoint/_hf_utils.py.
     sharding = json.dumps({name: {"saved_offsets": places[name]} for name in parts})
     save_file(dict(parts), path, {"format": "pt", "DCP_VERSION": "1.0", "DCP_SHARDING_INFO": sharding})
     sync_file(path)
-    sync_folder(path.parent)
+    sync_folder(folder)
     return describe_file(folder, path)

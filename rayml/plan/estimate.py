@@ -9,8 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rayml.artifacts.durable import write_atomic
-from rayml.artifacts.manifest import digest
-from rayml.artifacts.store import Artifact
+from rayml.artifacts.manifest import Artifact, digest
 from rayml.plan.plan import Step
 
 FOLDER = "estimates"

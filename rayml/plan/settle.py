@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from rayml.artifacts.store import Artifact, Store
+from rayml.artifacts.manifest import Artifact
+from rayml.artifacts.store import Store
 from rayml.errors import GateError, StageError
 from rayml.plan.build import rebuild_plan
 from rayml.plan.front import front, has_all, knee, turned, wilson

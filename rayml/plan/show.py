@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from rayml.artifacts.store import Artifact, Fault, Store
+from rayml.artifacts.manifest import Artifact
+from rayml.artifacts.store import Fault, Store
 from rayml.plan.costs import Costs, costs_of
 from rayml.plan.diff import diff_steps
 from rayml.plan.estimate import MemoryEstimate, estimate_key, kept_estimate, schema_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from rayml.artifacts.store import Artifact
+from rayml.artifacts.manifest import Artifact
 from rayml.observe.events import Event
 from rayml.plan.plan import Plan, Step
 

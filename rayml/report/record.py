@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from rayml.artifacts.store import Artifact, Store
+from rayml.artifacts.manifest import Artifact
+from rayml.artifacts.store import Store
 from rayml.errors import RaymlError
 from rayml.observe.events import Event, read_events
 from rayml.plan.plan import Plan, Step

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rayml.artifacts.store import Artifact
+from rayml.artifacts.manifest import Artifact
 from rayml.observe.events import Event
 from rayml.observe.sweep import SweepLog, Trial
 from rayml.plan.plan import Plan, Step

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rayml.artifacts.hosts import ONE_FOLDER, Hosts
-from rayml.artifacts.store import Artifact
+from rayml.artifacts.manifest import Artifact
 from rayml.plan.plan import Plan, Step
 
 CHECKPOINTS = "checkpoints"

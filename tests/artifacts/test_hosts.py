@@ -13,7 +13,8 @@ import pytest
 from contract.store import manifest, write
 from s3 import client, seaweed
 
-from rayml.artifacts.hosts import ONE_FOLDER, BucketHosts
+from rayml.artifacts.bucket_hosts import BucketHosts
+from rayml.artifacts.hosts import ONE_FOLDER
 from rayml.artifacts.manifest import digest
 from rayml.artifacts.s3 import S3Store
 from rayml.artifacts.store import LocalStore

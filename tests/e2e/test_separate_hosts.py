@@ -241,7 +241,8 @@ tune:
 @pytest.mark.parametrize("scheduler", ["asha", "pbt"])
 def test_trials_on_hosts_without_a_common_folder(cluster, tmp_path, scheduler):
     job = tmp_path / "wine.yaml"
-    written = JOB.replace("EPOCHS", "6").replace("STRATEGY", "strategy: {kind: ddp}").replace("workers: 2", "workers: 1")
+    written = JOB.replace("EPOCHS", "6").replace("STRATEGY", "strategy: {kind: ddp}")
+    written = written.replace("workers: 2", "workers: 1")
     job.write_text(written + SWEEP.replace("SCHEDULER", scheduler).lstrip("\n"))
     ends_well(cluster, str(job), f"sweep-{scheduler}")
     told = events(f"sweep-{scheduler}")

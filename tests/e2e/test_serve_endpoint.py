@@ -20,8 +20,7 @@ import numpy as np
 import pytest
 import tritonclient.http as triton
 
-from rayml.artifacts.manifest import Manifest
-from rayml.artifacts.store import Artifact
+from rayml.artifacts.manifest import Artifact, Manifest
 from rayml.errors import StageError
 from rayml.plan.plan import ClusterPlan, Plan, Resources, Step
 from rayml.stages.api import Context

@@ -9,8 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rayml.artifacts.manifest import file_sha256
-from rayml.artifacts.store import Artifact
+from rayml.artifacts.manifest import Artifact, file_sha256
 from rayml.ml.checkpoint import WEIGHTS_FILE, load_weights, save_weights
 from rayml.plan.plan import Resources, Step, make_step
 from rayml.stages.api import Context

@@ -7,7 +7,7 @@ import shutil
 from dataclasses import dataclass
 from typing import Any
 
-from rayml.artifacts.store import Artifact
+from rayml.artifacts.manifest import Artifact
 from rayml.errors import GateError
 from rayml.ml.checkpoint import WEIGHTS_FILE
 from rayml.ml.trained import MODEL_FILE

@@ -17,7 +17,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from rayml.artifacts.store import Artifact, Store
+from rayml.artifacts.manifest import Artifact
+from rayml.artifacts.store import Store
 from rayml.errors import PlanError, StageError
 from rayml.ml.ledger import Ledger
 from rayml.ml.schema import Schema

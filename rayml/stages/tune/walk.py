@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rayml.artifacts.store import Artifact
+from rayml.artifacts.manifest import Artifact
 from rayml.ml.checkpoint import newest_checkpoint
 from rayml.plan.build import build_trial
 from rayml.plan.plan import Origin, Step

@@ -14,7 +14,8 @@ from onnx import numpy_helper
 from stages.compress.passes import MLP, make_candidate
 from stages.train.ranks import make_shards
 
-from rayml.artifacts.store import Artifact, LocalStore
+from rayml.artifacts.manifest import Artifact
+from rayml.artifacts.store import LocalStore
 from rayml.errors import GateError
 from rayml.plan.plan import ClusterPlan, Plan, Resources, make_step
 from rayml.run.making import InnerSteps, Maker

@@ -15,8 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from sklearn.metrics import confusion_matrix, roc_auc_score
 
-from rayml.artifacts.manifest import Manifest
-from rayml.artifacts.store import Artifact
+from rayml.artifacts.manifest import Artifact, Manifest
 from rayml.errors import StageError
 from rayml.ml.schema import ImageFeature, Normalization, Schema, VectorFeature
 from rayml.ml.shards import save_schema, shard_name, write_shard

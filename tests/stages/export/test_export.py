@@ -12,7 +12,7 @@ import torch
 from contract.store import manifest
 from stages.train.ranks import make_shards
 
-from rayml.artifacts.store import Artifact
+from rayml.artifacts.manifest import Artifact
 from rayml.errors import StageError
 from rayml.ml.checkpoint import save_weights
 from rayml.ml.models import build_model

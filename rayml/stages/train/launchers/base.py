@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rayml.artifacts.hosts import ONE_FOLDER, Hosts
-from rayml.artifacts.store import Artifact
+from rayml.artifacts.manifest import Artifact
 from rayml.plan.plan import Resources
 from rayml.stages.api import Emit
 
