@@ -84,11 +84,12 @@ def build_plan(
 
 
 def rebuild_plan(plan: Plan, decision: Decision) -> Plan:
-    """The same job with the decision of its sweep."""
+    """The same job with the decision of its sweep, and the user's code where the plan has it now."""
     assert plan.origin is not None, "every plan has an origin"
     origin = plan.origin
     job, cluster = JobSpec.model_validate(origin.job), read_cluster(origin.cluster)
-    return build_plan(job, cluster, read_facts(origin.facts), plan.job_file, Path(plan.base), decision)
+    found = build_plan(job, cluster, read_facts(origin.facts), plan.job_file, Path(plan.base), decision)
+    return found.model_copy(update={"code": plan.code})
 
 
 def decide(job: JobSpec, decision: Decision) -> JobSpec:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from rayml.artifacts.store import Artifact
+from rayml.artifacts.manifest import Artifact
 from rayml.errors import GateError
 from rayml.plan.plan import Step
 from rayml.spec.evaluate import parse_gate

@@ -13,10 +13,11 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from rayml.artifacts.manifest import Manifest
-from rayml.artifacts.store import Artifact, Store
+from rayml.artifacts.manifest import Artifact, Manifest
+from rayml.artifacts.store import Store
 from rayml.errors import RaymlError, StageError, machine_failure
 from rayml.plan.plan import Plan, Step
+from rayml.run.provenance import made_with
 from rayml.stages.api import CHECKPOINTS, Context, Outcome
 from rayml.stages.table import load_stage
 
@@ -77,6 +78,7 @@ class Maker:
             metrics=outcome.metrics,
             facts=outcome.facts,
             environment=environment(),
+            made_with=made_with(step.name, self.plan.code),
             run=self.run_folder.name,
             job=self.plan.job,
             created=datetime.now(UTC).isoformat(timespec="milliseconds"),

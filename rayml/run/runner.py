@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Protocol
 
 from rayml.artifacts.durable import write_atomic
-from rayml.artifacts.store import Artifact, Store
+from rayml.artifacts.manifest import Artifact
+from rayml.artifacts.store import Store
 from rayml.errors import RaymlError
 from rayml.observe.events import EventLog
 from rayml.observe.runs import RunFolder

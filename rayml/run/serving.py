@@ -12,7 +12,8 @@ from typing import Any
 
 from rich.console import Console
 
-from rayml.artifacts.store import Artifact, LocalStore
+from rayml.artifacts.manifest import Artifact
+from rayml.artifacts.store import LocalStore
 from rayml.backends import local
 from rayml.errors import PlanError, RaymlError, StageError, error_from_json
 from rayml.observe.runs import Home, RunFolder

@@ -15,6 +15,7 @@ from rayml.errors import BackendError, PlanError
 from rayml.plan.build import cut_after
 from rayml.plan.plan import Plan
 from rayml.run.storage import ended_with
+from rayml.run.submitted import record, submission
 from rayml.spec.cluster import Cluster, RayCluster
 
 WITHOUT_RAYML = "No module named 'rayml'"
@@ -82,7 +83,9 @@ def submit(plan: Plan, cluster: RayCluster, run: str | None, wait: bool, console
         job = str(known["submission_id"])
         console.print(f"run {name} goes on already, as job {job}", highlight=False)
     else:
-        job = start(client, *render(plan, cluster.storage, name))
+        request, package = render(plan, cluster.storage, name)
+        record(submission(plan, name, cluster.kind, cluster.storage, None, request.model_dump(mode="json")), console)
+        job = start(client, request, package)
         console.print(f"run {name} is job {job} at {cluster.address}", highlight=False)
     document = {"run": name, "job": job, "address": cluster.address, "storage": cluster.storage}
     if not wait:

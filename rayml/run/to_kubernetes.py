@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from rayml.backends.kuberay.following import exit_code, follow
-from rayml.backends.kuberay.request import Request, What, render
+from rayml.backends.kuberay.request import Request, What, render, steps_that_end
 from rayml.backends.kuberay.text import to_yaml
 from rayml.backends.ray.request import run_name
 from rayml.errors import BackendError, PlanError
@@ -15,6 +15,7 @@ from rayml.lint.lint import lint_documents
 from rayml.plan.plan import Plan
 from rayml.run.storage import ended_with
 from rayml.run.stored_events import StoredEvents
+from rayml.run.submitted import record, submission
 from rayml.spec.kuberay import KubeRayCluster
 
 
@@ -52,6 +53,8 @@ def submit(plan: Plan, cluster: KubeRayCluster, run: str | None, wait: bool, con
     name = run or run_name(plan)
     job, *endpoint = requests(plan, cluster, name)
     api = connect()
+    walked, documents = steps_that_end(plan), list(job.documents)
+    record(submission(walked, name, cluster.kind, cluster.storage, cluster.image, documents), console)
     sent = send(job, api, cluster.namespace)
     console.print(f"run {name}: {sent.kind} {sent.name} in {sent.namespace} ({sent.how})", highlight=False)
     document = {"run": name, "job": sent.name, "namespace": sent.namespace, "storage": cluster.storage}

@@ -1,9 +1,26 @@
-"""Whether what is left is what was written: every checksum, and every link of the lineage."""
+"""Whether what is left is what was written: every checksum, every link of the lineage, and what a run was made with."""
 
 from __future__ import annotations
 
-from rayml.artifacts.store import KEY_CHARACTERS, Artifact, Fault, Store
+from dataclasses import dataclass
+
+from rayml.artifacts.manifest import Artifact
+from rayml.artifacts.store import KEY_CHARACTERS, Fault, Store
 from rayml.observe.runs import RunFolder
+from rayml.run.submitted import Submission, submissions
+from rayml.run.verify_origin import origin_faults, origin_notes
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found of one run."""
+
+    checked: int
+    """Artifacts whose files were read again."""
+    faults: list[Fault]
+    notes: list[str]
+    """What could not be checked, and what is known of the image and the code."""
+    submitted: list[Submission]
 
 
 def verify_all(store: Store) -> tuple[int, list[Fault]]:
@@ -14,6 +31,26 @@ def verify_all(store: Store) -> tuple[int, list[Fault]]:
 
 def verify_run(run: RunFolder, store: Store) -> tuple[int, list[Fault]]:
     """Check the artifacts of one run; a step that it never made is a fault."""
+    found, faults = _artifacts_of(run, store)
+    checked, more = _verify(found, store)
+    return checked, faults + more
+
+
+def verify_origin(run: RunFolder, store: Store) -> Verdict:
+    """As `verify_run`; and that image, code and plan are those that the run was planned with and submitted with."""
+    checked, faults = verify_run(run, store)
+    found, _ = _artifacts_of(run, store)
+    known = submissions(run.path)
+    return Verdict(
+        checked=checked,
+        faults=[*faults, *origin_faults(run, found, known)],
+        notes=origin_notes(run, found, known),
+        submitted=known,
+    )
+
+
+def _artifacts_of(run: RunFolder, store: Store) -> tuple[list[Artifact], list[Fault]]:
+    """The artifact of each step of a run, and what is wrong where there is none."""
     found, faults = [], []
     for step in run.plan().steps:
         artifact = store.find(step.name, step.key)
@@ -22,8 +59,7 @@ def verify_run(run: RunFolder, store: Store) -> tuple[int, list[Fault]]:
             continue
         never_made = Fault(f"{step.name}/{step.key[:KEY_CHARACTERS]}", "manifest.json", "is missing")
         faults += store.damage(step.name, step.key) or [never_made]
-    checked, more = _verify(found, store)
-    return checked, faults + more
+    return found, faults
 
 
 def _verify(artifacts: list[Artifact], store: Store) -> tuple[int, list[Fault]]:

@@ -28,9 +28,7 @@ def refuse_standard_library(reference: str) -> str:
     """A reference as it is. ValueError for `os:system` and its like: a job names its own functions, or a plugin's."""
     module = reference.partition(":")[0].partition(".")[0]
     if module in sys.stdlib_module_names:
-        raise ValueError(
-            f"{module} is a module of Python itself; name a function of the `code:` folder or a package"
-        )
+        raise ValueError(f"{module} is a module of Python itself; name a function of the `code:` folder or a package")
     return reference
 
 

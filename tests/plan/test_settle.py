@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score
 
 from rayml.errors import GateError, StageError
+from rayml.plan.build import build_plan, rebuild_plan
+from rayml.plan.code import STAGE_CODE
+from rayml.plan.facts import GIB, Facts
 from rayml.plan.front import dominates, front, knee, wilson
+from rayml.plan.plan import Decision
 from rayml.plan.settle import decide
+from rayml.spec.cluster import LocalCluster
+from rayml.spec.load import load_job
+
+JOBS = Path(__file__).parents[2] / "jobs"
+CODE = {stage: f"{stage:_<16.16}" * 2 for stage in STAGE_CODE}
 
 POLICY = {"choose": "best", "limits": {}, "final": "checkpoint"}
 
@@ -125,3 +136,12 @@ def test_wilsons_interval_is_that_of_scipy(correct, rows):
     share = accuracy_score([1] * rows, [1] * correct + [0] * (rows - correct))
     expected = binomtest(correct, rows).proportion_ci(method="wilson")
     assert wilson(share, rows) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def test_the_plan_after_a_decision_finds_the_users_code_where_the_run_has_it():
+    facts = Facts(cpus=2, gpus=0, memory=8 * GIB, source="f" * 32, code=CODE, own=CODE)
+    job = JOBS / "digits-sweep.yaml"
+    plan = build_plan(load_job(job, ()), LocalCluster(), facts, "jobs/digits-sweep.yaml", JOBS)
+    moved = plan.model_copy(update={"code": "/elsewhere/runs/digits-1/code"})
+    decision = Decision(trial=0, values={"model.width": 16}, objectives={}, why="best")
+    assert rebuild_plan(moved, decision).code == "/elsewhere/runs/digits-1/code"

