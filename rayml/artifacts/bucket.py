@@ -177,11 +177,20 @@ class Bucket:
         with source.open("rb") as stream, self._told(path) as client:
             client.upload_fileobj(stream, self.name, self._key(path), Config=_transfer(source.stat().st_size))
 
-    def download(self, entry: Entry, target: Path) -> None:
-        """Read an object into a new local file, whose folder is made. OSError where it cannot be written."""
+    def download(self, entry: Entry, target: Path) -> bool:
+        """Read an object into a new local file, whose folder is made. False where there is no such object any more.
+
+        OSError where the file cannot be written.
+        """
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("wb") as stream, self._told(entry.path) as client:
-            client.download_fileobj(self.name, self._key(entry.path), stream, Config=_transfer(entry.bytes))
+            try:
+                client.download_fileobj(self.name, self._key(entry.path), stream, Config=_transfer(entry.bytes))
+            except client.exceptions.ClientError as error:
+                if _code(error) in ABSENT:
+                    return False
+                raise
+        return True
 
     def sha256(self, path: str) -> str:
         """Hex sha256 of an object's bytes, which pass through memory in small pieces."""

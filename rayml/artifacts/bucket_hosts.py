@@ -10,6 +10,8 @@ import contextlib
 import fcntl
 import os
 import secrets
+import shutil
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +19,10 @@ from typing import Any, Protocol
 
 from rayml.artifacts.bucket import Bucket
 from rayml.artifacts.durable import create_exclusive
-from rayml.artifacts.hosts import Wants
+from rayml.artifacts.hosts import CHECKPOINTS, Wants
 from rayml.artifacts.manifest import Artifact, digest
-from rayml.artifacts.work import every, pull, push
+from rayml.artifacts.work import every, pull, push, remove
+from rayml.errors import BackendError
 
 HOST_FILE = ".host"
 SYNCED_FOLDER = ".synced"
@@ -60,17 +63,27 @@ class BucketHosts:
 
     def bring(self, artifact: Artifact) -> None:
         self.make(artifact.path.parent)
-        self.store.bring(artifact)
+        unit = self.unit(artifact.path)
+        assert unit is not None, f"{artifact.path} is no artifact of the store"
+        with self._alone(unit):  # the first process of a host downloads it, and the others find it
+            self.store.bring(artifact)
 
     def make(self, folder: Path) -> None:
         make_private(self.store.cache.parent)
         folder.mkdir(parents=True, exist_ok=True)
 
-    def send(self, folder: Path, wants: Wants = every) -> None:
+    def send(self, folder: Path, wants: Wants = every, again: bool = False) -> None:
         unit = self.unit(folder)
         if unit is not None and folder.exists():
             with self._alone(unit) as index:
-                push(unit.folder, unit.bucket, unit.remote, index, below(folder, unit.folder, wants))
+                push(unit.folder, unit.bucket, unit.remote, index, below(folder, unit.folder, wants), again)
+
+    def remove(self, folder: Path) -> None:
+        unit = self.unit(folder)
+        if unit is not None:
+            with self._alone(unit) as index:
+                remove(unit.folder, unit.bucket, unit.remote, index, below(folder, unit.folder, every))
+        shutil.rmtree(folder, ignore_errors=True)
 
     def fetch(self, folder: Path, wants: Wants = every) -> None:
         unit = self.unit(folder)
@@ -95,7 +108,9 @@ class BucketHosts:
         runs = cache.parent / "runs"
         for root, there, depth in ((cache, bucket, 3), (runs, bucket.beside("runs"), 1)):
             if folder.is_relative_to(root):
-                parts = folder.relative_to(root).parts[:depth]
+                parts = folder.relative_to(root).parts
+                # What is large and slow to send keeps nobody from sending the rest of a step's work.
+                parts = parts[: depth + 1] if parts[2:4] == ("work", CHECKPOINTS) else parts[:depth]
                 return Unit(root.joinpath(*parts), there, "".join(f"{part}/" for part in parts))
         return None
 
@@ -127,10 +142,21 @@ def token_of(cache: Path) -> str:
 
 
 def make_private(folder: Path) -> None:
-    """Make a folder that only this user can enter, unless it is there."""
-    if not folder.exists():
-        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.mkdir(mode=0o700, exist_ok=True)
+    """Make a folder that only this user can enter. BackendError where somebody else can write to the one that is there.
+
+    User code is imported from it, and its name can be guessed.
+    """
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    for each in (folder.parent, folder):
+        found = each.lstat()
+        safe = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022
+        if not safe:
+            raise BackendError(
+                "this folder belongs to another user, or others can write to it",
+                where=str(each),
+                hint="remove it, or set TMPDIR to a folder of your own",
+            )
 
 
 def below(folder: Path, unit: Path, wants: Wants) -> Wants:

@@ -5,6 +5,7 @@ A store whose folder all hosts see has nothing to carry; for one in a bucket see
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,9 @@ from typing import Any, Protocol
 
 from rayml.artifacts.manifest import Artifact
 from rayml.artifacts.work import every
+
+CHECKPOINTS = "checkpoints"
+"""The folder of a step's work that holds checkpoints. Whoever writes one sees to it that other hosts get it."""
 
 Wants = Callable[[str], bool]
 """Whether a file is meant, by its path below the folder that is sent or fetched."""
@@ -33,8 +37,11 @@ class Hosts(Protocol):
     def make(self, folder: Path) -> None:
         """Make a folder of the run on this host."""
 
-    def send(self, folder: Path, wants: Wants = every) -> None:
-        """Let other hosts fetch what is new or was changed in a folder; they lose what was removed from it here."""
+    def send(self, folder: Path, wants: Wants = every, again: bool = False) -> None:
+        """Let other hosts fetch what is new or was changed in a folder; with `again`, also what the storage lost."""
+
+    def remove(self, folder: Path) -> None:
+        """Remove a folder here and for the others."""
 
     def fetch(self, folder: Path, wants: Wants = every) -> None:
         """Bring what others sent of a folder. What was only changed here stays."""
@@ -58,8 +65,11 @@ class OneFolder:
     def make(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
 
-    def send(self, folder: Path, wants: Wants = every) -> None:
+    def send(self, folder: Path, wants: Wants = every, again: bool = False) -> None:
         pass
+
+    def remove(self, folder: Path) -> None:
+        shutil.rmtree(folder)
 
     def fetch(self, folder: Path, wants: Wants = every) -> None:
         pass

@@ -193,7 +193,8 @@ class S3Store:
 
     def _fetch(self, record: Record, entry: FileEntry, folder: Path) -> None:
         path, target = f"{_files(record)}/{entry.path}", folder / entry.path
-        self.bucket.download(Entry(path, entry.bytes, ""), target)
+        if not self.bucket.download(Entry(path, entry.bytes, ""), target):
+            raise BackendError("is missing", where=self.bucket.uri(path), hint="run the same command again")
         if target.stat().st_size != entry.bytes or file_sha256(target) != entry.sha256:
             raise BackendError(
                 "other bytes came than were written (sha256 differs)",

@@ -1,8 +1,8 @@
 """A work folder that travels through a bucket, so that a step goes on from its checkpoints on another machine.
 
 A small file beside the folder says what this machine last pushed or pulled: the size and time of the local file, and
-the ETag of the object. So a file that was changed here is uploaded, one that was changed there is downloaded, and one
-that this machine never had is never deleted.
+the ETag of the object. So a file that was changed here is uploaded, and one that was changed there is downloaded. What
+is absent here is never taken for removed, since others clean temporary folders too: `remove` says it.
 """
 
 from __future__ import annotations
@@ -39,32 +39,55 @@ def every(name: str) -> bool:
     return True
 
 
-def push(folder: Path, bucket: Bucket, remote: str, index_file: Path, wants: Callable[[str], bool] = every) -> None:
-    """Upload what is new or was changed here, markers last, and delete what this machine had there and has no more.
+def push(
+    folder: Path,
+    bucket: Bucket,
+    remote: str,
+    index_file: Path,
+    wants: Callable[[str], bool] = every,
+    again: bool = False,
+) -> None:
+    """Upload what is new or was changed here, markers last.
 
-    A checkpoint may be written or pruned meanwhile: it travels whole, or at the next push. What another machine removed
-    is not sent again unless it was changed here since.
+    A checkpoint may be written or pruned meanwhile: it travels whole, or at the next push. What another machine changed
+    or removed stays so, unless it was changed here since.
 
     Args:
         remote: the path in the bucket, with a slash at its end.
         wants: whether a file is of interest, by its path below `folder`.
+        again: whether what is no longer in the bucket is sent once more.
     """
     index = _load(index_file)
     markers, others = _files(folder, wants)
-    there = {entry.path: entry for entry in bucket.entries(remote)}
+    if again:
+        there = {entry.path for entry in bucket.entries(remote)}
+        index = {name: known for name, known in index.items() if remote + name in there}
     sent: dict[str, os.stat_result] = {}
     for batch in (others, markers):
-        changed = [name for name in batch if not _is_there(folder / name, index.get(name), there.get(remote + name))]
+        changed = [name for name in batch if not _is_unchanged(folder / name, index.get(name))]
         stats = each(changed, partial(_upload, folder, bucket, remote))
         sent.update({name: stat for name, stat in zip(changed, stats, strict=True) if stat is not None})
-    _delete_gone(folder, bucket, remote, index, wants)
-    etags = {entry.path: entry.etag for entry in bucket.entries(remote)} if sent else {}
-    index.update({name: _synced(stat, etags.get(remote + name, "")) for name, stat in sent.items()})
-    _save(index_file, index)
+    if sent:
+        etags = {entry.path: entry.etag for entry in bucket.entries(remote)}
+        index.update({name: _synced(stat, etags.get(remote + name, "")) for name, stat in sent.items()})
+        _save(index_file, index)
+
+
+def remove(folder: Path, bucket: Bucket, remote: str, index_file: Path, wants: Callable[[str], bool]) -> None:
+    """Delete files in the bucket and here, markers first, so that nothing is found that is no longer whole."""
+    paths = [entry.path for entry in bucket.entries(remote) if wants(entry.path.removeprefix(remote))]
+    for batch in ([path for path in paths if _is_marker(path)], [path for path in paths if not _is_marker(path)]):
+        each(batch, bucket.delete)
+    for name in _names(folder):
+        if wants(name):
+            (folder / name).unlink(missing_ok=True)
+    _save(index_file, {name: known for name, known in _load(index_file).items() if not wants(name)})
 
 
 def pull(folder: Path, bucket: Bucket, remote: str, index_file: Path, wants: Callable[[str], bool] = every) -> None:
     """Download what is new or was changed in the bucket, markers last. What was only changed here stays.
+
+    What is removed there meanwhile is passed over.
 
     Args:
         wants: whether a file is of interest, by its path below `remote`.
@@ -81,7 +104,8 @@ def pull(folder: Path, bucket: Bucket, remote: str, index_file: Path, wants: Cal
     for batch in ([entry for entry in wanted if not _is_marker(entry.path)], markers):
         stats = each(batch, partial(_download, folder, bucket, remote))
         for entry, stat in zip(batch, stats, strict=True):
-            index[entry.path.removeprefix(remote)] = _synced(stat, entry.etag)
+            if stat is not None:
+                index[entry.path.removeprefix(remote)] = _synced(stat, entry.etag)
     _save(index_file, index)
 
 
@@ -107,14 +131,13 @@ def _is_marker(path: str) -> bool:
     return path.rpartition("/")[2] == MARKER
 
 
-def _is_there(path: Path, known: Synced | None, entry: Entry | None) -> bool:
+def _is_unchanged(path: Path, known: Synced | None) -> bool:
     """Whether a local file did not change since it was last the same in the bucket, or is gone."""
     try:
         stat = path.stat()
     except FileNotFoundError:
         return True
-    unchanged = known is not None and known == _synced(stat, known.etag)
-    return unchanged and (entry is None or entry.bytes == stat.st_size)
+    return known is not None and known == _synced(stat, known.etag)
 
 
 def _upload(folder: Path, bucket: Bucket, remote: str, name: str) -> os.stat_result | None:
@@ -126,21 +149,13 @@ def _upload(folder: Path, bucket: Bucket, remote: str, name: str) -> os.stat_res
     return None
 
 
-def _delete_gone(
-    folder: Path, bucket: Bucket, remote: str, index: dict[str, Synced], wants: Callable[[str], bool]
-) -> None:
-    gone = [name for name in index if wants(name) and not (folder / name).exists()]
-    for batch in ([name for name in gone if _is_marker(name)], [name for name in gone if not _is_marker(name)]):
-        each(batch, lambda name: bucket.delete(remote + name))
-        for name in batch:
-            del index[name]
-
-
-def _download(folder: Path, bucket: Bucket, remote: str, entry: Entry) -> os.stat_result:
+def _download(folder: Path, bucket: Bucket, remote: str, entry: Entry) -> os.stat_result | None:
+    """What the file is now; None where it is no longer in the bucket."""
     target = folder / entry.path.removeprefix(remote)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
-        bucket.download(entry, temporary)
+        if not bucket.download(entry, temporary):
+            return None
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)

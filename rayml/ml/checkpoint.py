@@ -12,6 +12,7 @@ import json
 import secrets
 import shutil
 import sys
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,6 +29,7 @@ from torch import Tensor
 from rayml.artifacts.durable import sync_folder, sync_tree, write_atomic
 from rayml.artifacts.hosts import ONE_FOLDER, Hosts
 from rayml.artifacts.manifest import FileEntry, describe_file, file_sha256
+from rayml.artifacts.work import every
 from rayml.errors import BackendError
 
 if TYPE_CHECKING:
@@ -44,6 +46,10 @@ MANIFEST_FILE = "manifest.json"
 
 NOT_WHOLE = (OSError, ValueError, KeyError, TypeError, SafetensorError)
 """What reading one that is torn or damaged raises."""
+
+PATIENCE_S, PAUSE_S = 900.0, 5.0
+"""How long a part of a checkpoint waits for a storage that is away, beside the training. Ranks wait half an hour for
+each other (torch's own default)."""
 
 Groups = Mapping[str, Mapping[str, Tensor]]
 """Group to name to tensor."""
@@ -88,16 +94,16 @@ class CheckpointWriter:
     costs more than the copy.
     """
 
-    def __init__(self, root: Path, keep: int, hosts: Hosts | None = None, begun_from: str | None = None) -> None:
+    def __init__(self, root: Path, keep: int, hosts: Hosts = ONE_FOLDER) -> None:
         """
         Args:
             root: the folder of all checkpoints.
             keep: how many of the newest are kept, besides the best.
-            hosts: by which other hosts get them; all see the folder where it is None.
-            begun_from: the checkpoint that training goes on from.
+            hosts: by which other hosts get them.
         """
-        self._root, self._keep, self._hosts = root, keep, hosts or ONE_FOLDER
-        self._whole = [] if begun_from is None else [begun_from]
+        self._root, self._keep, self._hosts = root, keep, hosts
+        self._whole = list(reversed(whole_checkpoints(root)))
+        """Oldest first, for ranks that seal none themselves."""
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
         self._buffers: dict[str, Tensor] = {}
@@ -133,41 +139,53 @@ class CheckpointWriter:
         from rayml.ml.parts import save_part
 
         own: FileEntry | None = None
-        sent = False
         try:
             own = save_part(folder / SHARDS_FOLDER, held, places)
-            sent = self._send(folder / SHARDS_FOLDER)
+            self._send_at_last(folder / SHARDS_FOLDER, own.path)
+        except BaseException:
+            own = None
+            raise
         finally:
             # The others wait for this rank's word, also where it is that there is no file.
-            entries, all_sent = parts.exchange(own, sent)
+            entries = parts.exchange(own)
         written = [entry for entry in entries if entry is not None]
         if len(written) < len(entries):
             raise OSError(f"worker {entries.index(None)} could not write its part of {folder}")
         if dist.get_rank() == 0:
             _seal(folder, state, written)
-            prune_checkpoints(self._root, self._keep, state.get("best_checkpoint"))
-            # A manifest of parts that are not there would take the place of a checkpoint that is whole there.
-            if all_sent:
-                self._send(self._root)
-        elif self._hosts.apart():
+            self._send_at_last(folder)
+            prune_checkpoints(self._root, self._keep, state.get("best_checkpoint"), self._hosts)
+        elif not self._hosts.share_folders:
             self._prune_parts(folder.name, state.get("best_checkpoint"))
-            if all_sent:
-                self._whole.append(folder.name)
 
     def _prune_parts(self, name: str, best: str | None) -> None:
         """Remove this host's parts of what the first rank has removed. Those before this one are whole by now."""
         kept = {name, best, *self._whole[-self._keep :]}
         for folder in self._root.glob("step-*"):
             if folder.name not in kept:
-                shutil.rmtree(folder, ignore_errors=True)
-        self._send(self._root)
+                _remove(folder, self._hosts)
+        self._whole.append(name)
 
-    def _send(self, folder: Path) -> bool:
-        """Let other hosts have a folder. False where the storage is away: training goes on all the same."""
+    def _send_at_last(self, folder: Path, name: str | None = None) -> None:
+        """Let other hosts have a folder, or one file of it; wait for a storage that is away, but not for ever.
+
+        What lies in parts is whole only with the parts of all hosts, and older ones are removed once it is.
+        """
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return self._hosts.send(folder, every if name is None else lambda each: each == name)
+            except BackendError:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(PAUSE_S)
+
+    def _send(self) -> bool:
+        """Let other hosts have all that is there. False where the storage is away: training goes on all the same."""
         try:
-            self._hosts.send(folder)
+            self._hosts.send(self._root)
         except BackendError as error:
-            sys.stderr.write(f"{folder.name} was not sent to the storage: {error}\n")
+            sys.stderr.write(f"a checkpoint was not sent to the storage: {error}\n")
             return False
         return True
 
@@ -180,7 +198,7 @@ class CheckpointWriter:
     def deliver(self) -> None:
         """Wait for the last write, and see to it that other hosts can have it. BackendError where they cannot."""
         self.finish()
-        self._hosts.send(self._root)
+        self._hosts.send(self._root, again=True)
 
     def _copy(self, group: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         copies = {}
@@ -193,8 +211,9 @@ class CheckpointWriter:
 
     def _save(self, name: str, groups: Groups, state: dict[str, Any]) -> None:
         save_checkpoint(self._root / name, groups, state)
-        prune_checkpoints(self._root, self._keep, state.get("best_checkpoint"))
-        self._send(self._root)
+        # While the newest is not in the storage, what is older stays there.
+        hosts = self._hosts if self._send() else ONE_FOLDER
+        prune_checkpoints(self._root, self._keep, state.get("best_checkpoint"), hosts)
 
 
 def save_checkpoint(folder: Path, groups: Groups, state: dict[str, Any]) -> None:
@@ -298,13 +317,21 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(folder, json.loads((folder / STATE_FILE).read_text()))
 
 
-def prune_checkpoints(root: Path, keep: int, best: str | None) -> None:
+def prune_checkpoints(root: Path, keep: int, best: str | None, hosts: Hosts = ONE_FOLDER) -> None:
     """Remove all but the newest `keep` whole checkpoints and the best one, and what a crash left half-written."""
     whole = [folder for folder in sorted(root.glob("step-*"), key=_age) if (folder / MANIFEST_FILE).exists()]
     kept = {folder.name for folder in whole[-keep:]} | {best}
     for folder in root.glob("step-*"):
         if folder.name not in kept:
-            shutil.rmtree(folder)
+            _remove(folder, hosts)
+
+
+def _remove(folder: Path, hosts: Hosts) -> None:
+    """Here at any rate; elsewhere, where the storage answers: what stays there is older than what is found."""
+    try:
+        hosts.remove(folder)
+    except (BackendError, FileNotFoundError):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _age(folder: Path) -> tuple[str, float]:

@@ -57,20 +57,16 @@ class Parts:
             self.places, self._shapes = plan_places(tensors, self._group), shapes
         return {name: held[name] for name in self.places}
 
-    def exchange(self, entry: FileEntry | None, sent: bool) -> tuple[list[FileEntry | None], bool]:
-        """The entry of each rank's file; None for a rank that could not write it.
-
-        Args:
-            sent: whether other hosts can have this rank's file; told back is whether that is so for all ranks.
-        """
-        told = [0] * (2 + SHA256_BYTES) if entry is None else [sent, entry.bytes, *bytes.fromhex(entry.sha256)]
+    def exchange(self, entry: FileEntry | None) -> list[FileEntry | None]:
+        """The entry of each rank's file; None for a rank that could not write it."""
+        told = [0] * (1 + SHA256_BYTES) if entry is None else [entry.bytes, *bytes.fromhex(entry.sha256)]
         found = [torch.zeros(len(told), dtype=torch.int64) for _ in range(dist.get_world_size())]
         dist.all_gather(found, torch.tensor(told), group=self._group)
         entries: list[FileEntry | None] = []
-        for rank, (_, size, *digest) in enumerate(each.tolist() for each in found):
+        for rank, (size, *digest) in enumerate(each.tolist() for each in found):
             entry = FileEntry(path=part_name(rank), bytes=size, sha256=bytes(digest).hex()) if size else None
             entries.append(entry)
-        return entries, all(bool(each[0]) for each in found)
+        return entries
 
 
 def plan_places(tensors: Mapping[str, Tensor], group: dist.ProcessGroup) -> Places:

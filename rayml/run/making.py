@@ -13,12 +13,13 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
+from rayml.artifacts.hosts import CHECKPOINTS
 from rayml.artifacts.manifest import Artifact, Manifest
 from rayml.artifacts.store import Store
 from rayml.errors import RaymlError, StageError, machine_failure
 from rayml.plan.plan import Plan, Step
 from rayml.run.provenance import made_with
-from rayml.stages.api import CHECKPOINTS, Context, Outcome
+from rayml.stages.api import Context, Outcome
 from rayml.stages.table import load_stage
 
 LIBRARIES = ("ray", "torch", "numpy", "pyarrow", "onnx", "onnxruntime", "scikit-learn", "optuna")

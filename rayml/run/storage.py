@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Protocol
 
 from rayml.artifacts.durable import create_exclusive
+from rayml.artifacts.hosts import CHECKPOINTS
+from rayml.artifacts.lease import Lease, LeaseLost
 from rayml.artifacts.manifest import digest
 from rayml.artifacts.opening import open_store
 from rayml.artifacts.s3 import S3Store
@@ -22,7 +24,6 @@ from rayml.errors import BackendError
 from rayml.observe.events import read_events
 from rayml.observe.runs import Home, RunFolder
 from rayml.plan.plan import Plan
-from rayml.stages.api import CHECKPOINTS
 
 PUSH_EVERY_S = 2.0
 """Between two looks at what a run has written; no more than so much is lost with a node."""
@@ -98,6 +99,7 @@ class BucketStorage:
         self._scratch = scratch
         self._hosts = store.hosts()
         self._leases = store.leases()
+        self._lease: Lease | None = None
 
     @property
     def home(self) -> Home:
@@ -113,17 +115,19 @@ class BucketStorage:
         if lease is None:
             yield False
             return
+        self._lease = lease
         try:
             self.refresh(run)
             yield True
         finally:
+            self._lease = None
             lease.release()
 
     @contextlib.contextmanager
     def kept(self, run: RunFolder, plan: Plan) -> Iterator[None]:
         for step in plan.steps:
             self._hosts.fetch(self._store.work(step.name, step.key), is_the_drivers)
-        self._hosts.send(run.path)
+        self._hosts.send(run.path, again=True)
         over = threading.Event()
 
         def keep_pushing() -> None:
@@ -139,7 +143,8 @@ class BucketStorage:
         finally:
             over.set()
             thread.join()
-            self._push(run, plan)
+            with contextlib.suppress(LeaseLost):
+                self._push(run, plan)
 
     def refresh(self, run: str = "") -> None:
         if run:
@@ -158,9 +163,16 @@ class BucketStorage:
         pull(folder, self._store.bucket.beside("runs"), "", index, wants)
 
     def _push(self, run: RunFolder, plan: Plan) -> None:
+        """Send what is new. LeaseLost where another driver may have taken over: its events must not be written over."""
+        self._check_lease()
         self._hosts.send(run.path)
         for step in plan.steps:
+            self._check_lease()
             self._hosts.send(self._store.work_folder(step.name, step.key), is_the_drivers)
+
+    def _check_lease(self) -> None:
+        if self._lease is not None:
+            self._lease.check()
 
 
 def is_the_drivers(name: str) -> bool:

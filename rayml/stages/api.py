@@ -11,9 +11,6 @@ from rayml.artifacts.hosts import ONE_FOLDER, Hosts
 from rayml.artifacts.manifest import Artifact
 from rayml.plan.plan import Plan, Step
 
-CHECKPOINTS = "checkpoints"
-"""The folder of a step's work that holds checkpoints. Whoever writes one sees to it that other hosts get it."""
-
 Emit = Callable[..., None]
 """`emit("progress", **fields)` tells what happens; values are JSON."""
 

@@ -14,12 +14,13 @@ from contract.store import manifest, write
 from s3 import client, seaweed
 
 from rayml.artifacts.bucket_hosts import BucketHosts
-from rayml.artifacts.hosts import ONE_FOLDER
+from rayml.artifacts.hosts import ONE_FOLDER, OneFolder
 from rayml.artifacts.manifest import digest
 from rayml.artifacts.s3 import S3Store
 from rayml.artifacts.store import LocalStore
 from rayml.errors import BackendError
 from rayml.ml.checkpoint import CheckpointWriter, save_checkpoint, whole_checkpoints
+from rayml.stages.train.saving import newest_of_all
 
 BUCKET = "rayml-hosts"
 KEY = digest("hosts")
@@ -102,27 +103,85 @@ def test_only_what_is_asked_for_travels(driver, worker):
     assert names(other) == {"checkpoints/step-1/model"}
 
 
-def test_a_file_that_another_host_removed_is_not_sent_again(driver, worker):
+def test_what_another_host_removed_is_not_sent_again_unless_it_changed(driver, worker):
     here, other = driver.work("train", KEY), worker.work("train", KEY)
-    put(here, "step-1")
+    put(here, "step-1/manifest.json")
     driver.hosts().send(here)
     worker.hosts().fetch(other)
-    (other / "step-1").unlink()
-    worker.hosts().send(other)
-    put(here, "step-2")
+    worker.hosts().remove(other / "step-1")
+    assert not (other / "step-1").exists()
+    put(here, "step-2/manifest.json")
     driver.hosts().send(here)
-    assert there(driver) == {"step-2"}
-    put(here, "step-1", b"anew")
+    assert there(driver) == {"step-2/manifest.json"}
+    put(here, "step-1/manifest.json", b"anew")
     driver.hosts().send(here)
-    assert there(driver) == {"step-1", "step-2"}
+    assert there(driver) == {"step-1/manifest.json", "step-2/manifest.json"}
 
 
-def test_a_host_that_lacks_a_file_removes_nothing(driver, worker):
+def test_a_file_that_is_absent_here_was_not_removed(driver, worker):
+    """Others clean temporary folders too, and a bucket may hold the only copy then."""
     put(driver.work("train", KEY), "step-1")
     driver.hosts().send(driver.work("train", KEY))
-    put(worker.work("train", KEY), "step-2")
+    (driver.work("train", KEY) / "step-1").unlink()
+    put(driver.work("train", KEY), "step-2")
+    driver.hosts().send(driver.work("train", KEY))
+    put(worker.work("train", KEY), "step-3")
     worker.hosts().send(worker.work("train", KEY))
-    assert there(driver) == {"step-1", "step-2"}
+    assert there(driver) == {"step-1", "step-2", "step-3"}
+
+
+def test_a_host_that_changed_nothing_leaves_anothers_newer_file(driver, worker):
+    here, other = driver.work("tune", KEY), worker.work("tune", KEY)
+    put(here, "ledger.jsonl", b"one\n")
+    driver.hosts().send(here)
+    worker.hosts().fetch(other)
+    put(other, "ledger.jsonl", b"one\ntwo\n")
+    worker.hosts().send(other)
+    driver.hosts().send(here)
+    driver.hosts().send(here, again=True)
+    driver.hosts().fetch(here)
+    assert (here / "ledger.jsonl").read_bytes() == b"one\ntwo\n"
+
+
+def test_what_the_storage_lost_is_sent_once_more_where_that_is_asked(driver):
+    work = driver.work("train", KEY)
+    put(work, "step-1")
+    driver.hosts().send(work)
+    for entry in driver.bucket.entries(""):
+        driver.bucket.delete(entry.path)
+    driver.hosts().send(work)
+    assert there(driver) == set()
+    driver.hosts().send(work, again=True)
+    assert there(driver) == {"step-1"}
+
+
+def test_a_file_that_is_removed_while_it_is_fetched_is_passed_over(driver, worker, monkeypatch):
+    work, other = driver.work("train", KEY), worker.work("train", KEY)
+    put(work, "step-1")
+    put(work, "step-2")
+    driver.hosts().send(work)
+    download = worker.bucket.download
+
+    def late(entry, target):
+        driver.bucket.delete(entry.path.replace("step-2", "step-1"))
+        return download(entry, target)
+
+    monkeypatch.setattr(worker.bucket, "download", late)
+    worker.hosts().fetch(other)
+    assert names(other) <= {"step-1", "step-2"} and "step-2" in names(other)
+
+
+@pytest.mark.parametrize("how", ["others can write", "a link"])
+def test_a_folder_that_somebody_else_could_fill_is_refused(driver, tmp_path, how):
+    root = driver.cache.parent
+    if how == "a link":
+        (tmp_path / "theirs").mkdir()
+        root.symlink_to(tmp_path / "theirs")
+    else:
+        root.mkdir()
+        root.chmod(0o777)
+    with pytest.raises(BackendError, match="another user, or others can write"):
+        driver.hosts()
 
 
 def test_ranks_of_one_host_send_at_the_same_time(driver, worker):
@@ -177,21 +236,23 @@ def test_a_folder_outside_of_the_storage_is_left_alone(driver, tmp_path):
     assert not driver.bucket.entries("")
 
 
-class Away:
+class Away(OneFolder):
     """Hosts whose storage does not answer while `down`."""
 
     share_folders = False
 
     def __init__(self) -> None:
-        self.down, self.sent = True, []
+        object.__setattr__(self, "down", True)
+        object.__setattr__(self, "told", [])
 
-    def apart(self) -> bool:
-        return False
-
-    def send(self, folder: Path, wants=None) -> None:
+    def send(self, folder: Path, wants=None, again: bool = False) -> None:
         if self.down:
             raise BackendError("no answer", where="s3://x", hint="wait")
-        self.sent.append(sorted(each.name for each in folder.iterdir()))
+        self.told.append(("send", sorted(each.name for each in folder.iterdir()), again))
+
+    def remove(self, folder: Path) -> None:
+        self.told.append(("remove", folder.name))
+        super().remove(folder)
 
 
 def test_training_goes_on_while_the_storage_is_away_and_does_not_end_before_it_has_all(tmp_path, capfd):
@@ -199,32 +260,60 @@ def test_training_goes_on_while_the_storage_is_away_and_does_not_end_before_it_h
 
     hosts = Away()
     writer = CheckpointWriter(tmp_path, 1, hosts)
-    writer.write("step-000000001-a", {"model": {"w": torch.ones(2)}}, {"best_checkpoint": None})
+    for name in ("step-000000001-a", "step-000000002-b"):
+        writer.write(name, {"model": {"w": torch.ones(2)}}, {"best_checkpoint": None})
     writer.finish()
     assert "was not sent to the storage" in capfd.readouterr().err
+    assert whole_checkpoints(tmp_path) == ["step-000000002-b"]
+    assert not hosts.told, "the storage keeps what is older until it has what is newer"
     with pytest.raises(BackendError):
         writer.deliver()
-    hosts.down = False
+    object.__setattr__(hosts, "down", False)
     writer.deliver()
-    assert hosts.sent == [["step-000000001-a"]]
+    assert hosts.told == [("send", ["step-000000002-b"], True)]
 
 
 def test_a_host_of_parts_keeps_the_last_whole_checkpoint_until_the_next_is_whole(tmp_path):
-    hosts = Away()
-    hosts.down = False
-    writer = CheckpointWriter(tmp_path, 1, hosts, begun_from="step-000000003-r")
-    for name in ("step-000000001-torn", "step-000000003-r", "step-000000006-n"):
+    for name in ("step-000000001-torn", "step-000000003-r"):
         put(tmp_path, f"{name}/shards/rank-00001.safetensors")
-    writer._prune_parts("step-000000006-n", None)
-    assert {each.name for each in tmp_path.iterdir()} == {"step-000000003-r", "step-000000006-n"}
-    writer._whole.append("step-000000006-n")
-    put(tmp_path, "step-000000009-o/shards/rank-00001.safetensors")
-    writer._prune_parts("step-000000009-o", "step-000000003-r")
-    assert {each.name for each in tmp_path.iterdir()} == {"step-000000003-r", "step-000000006-n", "step-000000009-o"}
-    writer._whole.append("step-000000009-o")
-    put(tmp_path, "step-000000012-p/shards/rank-00001.safetensors")
-    writer._prune_parts("step-000000012-p", None)
-    assert {each.name for each in tmp_path.iterdir()} == {"step-000000009-o", "step-000000012-p"}
+    put(tmp_path, "step-000000003-r/manifest.json")
+    hosts = Away()
+    writer = CheckpointWriter(tmp_path, 1, hosts)
+
+    def write(name: str, best: str | None = None) -> set[str]:
+        put(tmp_path, f"{name}/shards/rank-00001.safetensors")
+        writer._prune_parts(name, best)
+        return {each.name for each in tmp_path.iterdir()}
+
+    assert write("step-000000006-n") == {"step-000000003-r", "step-000000006-n"}
+    best = "step-000000003-r"
+    assert write("step-000000009-o", best) == {best, "step-000000006-n", "step-000000009-o"}
+    assert write("step-000000012-p") == {"step-000000009-o", "step-000000012-p"}
+    assert ("remove", "step-000000001-torn") in hosts.told
+
+
+def test_a_checkpoint_that_no_host_can_use_does_not_count_as_one_that_is_kept(tmp_path):
+    import torch
+
+    for step in (9, 20, 21):
+        save_checkpoint(tmp_path / f"step-{step:09d}-a", {"model": {"w": torch.ones(1)}}, {"best_checkpoint": None})
+    for step in (20, 21):
+        (tmp_path / f"step-{step:09d}-a" / "model.safetensors").unlink()
+    found, notes = newest_of_all(tmp_path, torch.device("cpu"))
+    assert found is not None and found.path.name == "step-000000009-a"
+    assert len(notes) == 2
+    assert whole_checkpoints(tmp_path) == ["step-000000009-a"]
+
+
+def test_a_checkpoint_without_its_best_one_is_passed_over(tmp_path):
+    import torch
+
+    for step, best in ((5, "step-000000005-a"), (9, "step-000000007-gone")):
+        state = {"best_checkpoint": best}
+        save_checkpoint(tmp_path / f"step-{step:09d}-a", {"model": {"w": torch.ones(1)}}, state)
+    found, (note,) = newest_of_all(tmp_path, torch.device("cpu"))
+    assert found is not None and found.path.name == "step-000000005-a"
+    assert "the best one, step-000000007-gone, is gone" in note
 
 
 def test_whole_checkpoints_are_named_newest_first(tmp_path):

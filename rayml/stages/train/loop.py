@@ -48,15 +48,15 @@ def train(config: LoopConfig, seat: Seat, emit: Emit) -> LoopState:
     if checkpoint is not None:
         load_checkpoint(training, checkpoint)
 
-    begun_from = None if checkpoint is None else checkpoint.path.name
-    writer = CheckpointWriter(Path(config.checkpoints), config.keep, config.hosts, begun_from)
+    writer = CheckpointWriter(Path(config.checkpoints), config.keep, config.hosts)
     while state.epoch < config.train["epochs"] and not stops_early(config.train["early_stopping"], state.history):
         run_epoch(training, state, writer, emit)
         record = finish_epoch(training, state)
         improved = note_best(config.train["best"], state, record)
         write_checkpoint(writer, training, state, best=improved)
         emit("epoch", epochs=config.train["epochs"], **record)
-    writer.deliver()
+    if training.strategy.sharded or seat.rank == 0:
+        writer.deliver()
     return state
 
 

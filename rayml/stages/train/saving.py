@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -54,13 +55,19 @@ def newest_of_all(root: Path, device: torch.device) -> tuple[Checkpoint | None, 
         if not any(troubles):
             return found, notes
         notes.append(f"checkpoint {name} was passed over: {next(filter(None, troubles))}")
+        # All ranks have said so: nobody goes on from it, and it must not count as one that is kept.
+        shutil.rmtree(root / name, ignore_errors=True)
     return None, notes
 
 
 def read_or_say(folder: Path) -> tuple[Checkpoint | None, str]:
-    """The checkpoint, or why it is not whole."""
+    """The checkpoint, or why nobody can go on from it: it is not whole, or the best one is not there any more."""
     try:
-        return read_checkpoint(folder), ""
+        found = read_checkpoint(folder)
+        best = found.state["best_checkpoint"]
+        if best is not None and best not in whole_checkpoints(folder.parent):
+            return None, f"the best one, {best}, is gone"
+        return found, ""
     except NOT_WHOLE as error:
         return None, str(error) or type(error).__name__
 

@@ -8,11 +8,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from rayml.artifacts.hosts import CHECKPOINTS
 from rayml.artifacts.manifest import Artifact
 from rayml.errors import StageError
 from rayml.plan.plan import Step
 from rayml.spec.words import count
-from rayml.stages.api import CHECKPOINTS, Context, Inputs, Outcome
+from rayml.stages.api import Context, Inputs, Outcome
 from rayml.stages.train.launchers.base import Order
 from rayml.stages.train.launchers.table import load_launcher
 

@@ -9,25 +9,28 @@ from pathlib import Path
 
 from rayml.errors import BackendError
 from rayml.stages.train.launchers.base import Order
+from rayml.stages.train.rank import log_path
 
+TRACE_FILE = "trace.json.gz"
 SEND_EVERY_S = 2.0
 """Between two looks at the log; no more than so much is lost with a host."""
 
 
-def arrive(order: Order) -> None:
-    """Have on this host what the order speaks of. Of the ranks of a host the first one brings it."""
+def arrive(order: Order, rank: int) -> None:
+    """Have on this host what the order speaks of, and the rank's log so far. The first rank of a host brings it."""
     if not order.hosts.apart():
         return
     for artifact in order.inputs:
         order.hosts.bring(artifact)
     for folder in (Path(order.loop["checkpoints"]), *order.folders):
         order.hosts.fetch(folder)
-    order.hosts.make(order.logs)
+    order.hosts.fetch(order.logs, lambda name: name == log_path(order.logs, rank).name)
 
 
 @contextlib.contextmanager
-def logs_sent(order: Order) -> Iterator[None]:
-    """Send what ranks of this host write to the folder of logs, and once more at the end, however that is."""
+def logs_sent(order: Order, rank: int) -> Iterator[None]:
+    """Send the rank's log while it is written, and once more at the end, however that is; the first torch's trace too."""
+    own = {log_path(order.logs, rank).name} | ({TRACE_FILE} if rank == 0 else set())
     if not order.hosts.apart():
         yield
         return
@@ -36,7 +39,7 @@ def logs_sent(order: Order) -> Iterator[None]:
     def send() -> None:
         # The storage may be away for a while: what was not sent then is sent later.
         with contextlib.suppress(BackendError):
-            order.hosts.send(order.logs)
+            order.hosts.send(order.logs, lambda name: name in own)
 
     def keep_sending() -> None:
         while not over.wait(SEND_EVERY_S):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
-from rayml.errors import RaymlError, WorkerLost
+from rayml.errors import BackendError, RaymlError, WorkerLost
 from rayml.observe.relay import Relay
 from rayml.stages.api import Emit
 from rayml.stages.train.failures import Died, explain
@@ -36,6 +37,8 @@ def fit(order: Order, emit: Emit) -> None:
         with relay:
             trainer.fit()
     except TrainingFailedError as error:
+        with contextlib.suppress(BackendError):
+            order.hosts.fetch(order.logs)
         raise explain_ray(error, order) from None
 
 
@@ -52,9 +55,9 @@ def work_on_ray(settings: dict[str, Any]) -> None:
     keep_freed_memory()
     order: Order = settings["order"]
     seat = Seat(dist.get_rank(), dist.get_world_size(), get_device())
-    arrive(order)
+    arrive(order, seat.rank)
     log = log_to_file(order.logs, seat.rank)
-    with logs_sent(order):
+    with logs_sent(order, seat.rank):
         work(order.loop, seat, settings["relay"], log)
 
 
