@@ -29,7 +29,7 @@ def arrive(order: Order, rank: int) -> None:
 
 @contextlib.contextmanager
 def logs_sent(order: Order, rank: int) -> Iterator[None]:
-    """Send the rank's log while it is written, and once more at the end, however that is; the first torch's trace too."""
+    """Send the rank's log while it is written, and at the end, however that is; the first sends torch's trace too."""
     own = {log_path(order.logs, rank).name} | ({TRACE_FILE} if rank == 0 else set())
     if not order.hosts.apart():
         yield
