@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import logging
 import os
 import threading
 import time
@@ -281,6 +282,8 @@ def _make_client(timeout_s: float | None) -> Any:
         raise RaymlError(
             "a store on s3:// needs boto3, which is not installed", hint="pip install 'rayml[s3]'"
         ) from None
+    # Ray's workers log everything at INFO: where the credentials were found, at each client.
+    logging.getLogger("botocore").setLevel(logging.WARNING)
     try:
         attempts = int(os.environ.get("AWS_MAX_ATTEMPTS", ATTEMPTS)) if timeout_s is None else 1
         config = Config(

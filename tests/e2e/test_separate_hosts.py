@@ -211,22 +211,6 @@ def test_a_cable_is_pulled_and_put_back(cluster, undisturbed, tmp_path):
     assert model_of("cut") == undisturbed
 
 
-@pytest.mark.soak
-@pytest.mark.timeout(600)
-def test_the_head_is_lost_and_the_run_goes_on_on_other_hosts(cluster, undisturbed, wires, tmp_path, tmp_path_factory):
-    job = job_file(tmp_path, EPOCHS)
-    begin(cluster, job, "head-lost")
-    cluster.stop()
-    # Nothing of the first reader's copies helps the second.
-    for folder in Path(os.environ["TMPDIR"]).glob("rayml-*"):
-        shutil.rmtree(folder)
-    with ray_on_hosts(wires, 2, outside(), tmp_path_factory.mktemp("others")) as others:
-        ends_well(others, job, "head-lost")
-        told = [event["text"] for event in events("head-lost") if event["kind"] == "note"]
-        assert any("continues from epoch" in text for text in told), told
-    assert model_of("head-lost") == undisturbed
-
-
 SWEEP = """
 tune:
   space: {train.optimizer.lr: {loguniform: [1.0e-4, 1.0e-2]}}
@@ -247,3 +231,19 @@ def test_trials_on_hosts_without_a_common_folder(cluster, tmp_path, scheduler):
     ends_well(cluster, str(job), f"sweep-{scheduler}")
     told = events(f"sweep-{scheduler}")
     assert not [event for event in told if event["kind"] == "trial" and event.get("status") == "failed"], told
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+def test_the_head_is_lost_and_the_run_goes_on_on_other_hosts(cluster, undisturbed, wires, tmp_path, tmp_path_factory):
+    job = job_file(tmp_path, EPOCHS)
+    begin(cluster, job, "head-lost")
+    cluster.stop()
+    # Nothing of the first reader's copies helps the second.
+    for folder in Path(os.environ["TMPDIR"]).glob("rayml-*"):
+        shutil.rmtree(folder)
+    with ray_on_hosts(wires, 2, outside(), tmp_path_factory.mktemp("others")) as others:
+        ends_well(others, job, "head-lost")
+        told = [event["text"] for event in events("head-lost") if event["kind"] == "note"]
+        assert any("continues from epoch" in text for text in told), told
+    assert model_of("head-lost") == undisturbed
