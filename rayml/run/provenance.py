@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rayml.backends.kuberay.pods import IMAGE_VARIABLE
 from rayml.plan.code import PACKAGE, code_digest
+from rayml.stages.table import stage_of
 
 SKIPPED = {"__pycache__", "node_modules", "site-packages"}
 """Folders that hold nobody's own modules. One whose name begins with a dot is skipped too."""
@@ -41,8 +42,8 @@ def package_digest() -> str:
 
 @functools.cache
 def stage_digest(stage: str) -> str:
-    """Of the files of rayml that a stage runs, as a plan says it for a job without code of the user's."""
-    return code_digest(stage, None)
+    """Of the files of rayml that a step runs, as a plan says it for a job without code of the user's."""
+    return code_digest(stage_of(stage), None)
 
 
 def modules_digest(folder: Path) -> str:

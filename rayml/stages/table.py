@@ -35,6 +35,11 @@ def load_stage(name: str) -> Stage:
     return cast("Stage", _load({**STAGES, **INNER_STAGES}[name]))
 
 
+def stage_of(name: str) -> str:
+    """The stage whose folder has the code that a step of this name runs: its own, or `train` for `finetune`."""
+    return {**STAGES, **INNER_STAGES}[name].split(".")[2]
+
+
 def load_preparation(name: str) -> Callable[[Step], None] | None:
     """What is called as soon as it is known that a step of this name will run; None where it has nothing to prepare."""
     return cast("Callable[[Step], None]", _load(PREPARATIONS[name])) if name in PREPARATIONS else None

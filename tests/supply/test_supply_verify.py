@@ -18,6 +18,7 @@ from rayml.plan.plan import ClusterPlan, Origin, Plan, Resources, Step
 from rayml.run.provenance import made_with, modules_digest, package_digest
 from rayml.run.submitted import folder_digest, submission, write
 from rayml.run.verify import verify_origin
+from rayml.stages.table import INNER_STAGES, STAGES
 
 IMAGE, OTHER = (f"registry.example/rayml@sha256:{digit * 64}" for digit in "12")
 KEYS = {"data": digest("data"), "train": digest("train")}
@@ -164,3 +165,10 @@ def test_what_a_step_was_made_with(tmp_path, monkeypatch):
     (tmp_path / ".venv" / "lib" / "x.py").write_text("")
     assert modules_digest(tmp_path) == found["user_code"], "an environment in the folder is not read"
     assert folder_digest(tmp_path) == folder_digest(tmp_path)
+
+
+@pytest.mark.parametrize("name", [*STAGES, *INNER_STAGES])
+def test_every_step_that_can_be_made_says_what_it_was_made_with(name):
+    found = made_with(name, None)
+    assert set(found) >= {"package_code", "stage_code"}
+    assert made_with("finetune", None)["stage_code"] == made_with("train", None)["stage_code"]
