@@ -202,7 +202,7 @@ def test_starts_are_known_in_a_bucket(tmp_path, monkeypatch):
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_starts_on_a_ray_cluster(tmp_path):
     """A start, the next with the same file, and one with another: made, found, made."""
     plan = sent_plan(tmp_path / "job", "csv")
