@@ -129,7 +129,8 @@ def hosts_of(store: Cached) -> BucketHosts:
     """The hosts as seen from this one."""
     make_private(store.cache.parent)
     store.cache.mkdir(exist_ok=True)
-    create_exclusive(store.cache / HOST_FILE, secrets.token_hex(16).encode())
+    if not (store.cache / HOST_FILE).exists():
+        create_exclusive(store.cache / HOST_FILE, secrets.token_hex(16).encode())
     return BucketHosts(store, token_of(store.cache))
 
 

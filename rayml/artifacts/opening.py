@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
+import tempfile
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from rayml.artifacts.bucket import Bucket
+from rayml.artifacts.bucket_hosts import make_private
+from rayml.artifacts.manifest import digest
 from rayml.artifacts.s3 import S3Store
 from rayml.artifacts.store import LocalStore, Store
 from rayml.errors import PlanError
 
+SHARED_BY_A_USER = "rayml-{}"
+"""Folder for what this user's processes bring to this host, by the user's number."""
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 FITS = "write a folder (/data/rayml), file:///data/rayml or s3://BUCKET/PREFIX"
@@ -38,6 +45,33 @@ def open_store(uri: str, cache: Path) -> Store:
             raise PlanError("a file:// address has three slashes and no host", where="store", hint=FITS)
         return LocalStore(_folder(unquote(parts.path)))
     return S3Store(_bucket(parts.netloc), _prefix(unquote(parts.path)), cache)
+
+
+def open_artifacts(storage: str, use: str) -> Store:
+    """The artifacts of a storage of runs. What is elsewhere is brought to a folder of this host that is the user's own.
+
+    Args:
+        storage: a folder or `s3://bucket/prefix`.
+        use: names that folder. A reader brings files over what it has, and a driver writes them, so each has its own.
+
+    Raises:
+        PlanError: no storage has such an address.
+        BackendError: somebody else can write to the folder.
+    """
+    mine = Path(tempfile.gettempdir()) / SHARED_BY_A_USER.format(os.getuid())
+    folder = mine / f"{digest({'storage': storage})[:16]}-{use}"
+    store = open_store(f"{storage.rstrip('/')}/artifacts", folder / "artifacts")
+    if isinstance(store, S3Store):
+        make_private(folder)
+    return store
+
+
+def runs_beside(store: Store) -> Bucket | Path:
+    """Where a storage keeps its runs: beside its artifacts."""
+    if isinstance(store, S3Store):
+        return store.bucket.beside("runs")
+    assert isinstance(store, LocalStore), "open_store opens these two"
+    return store.root.parent.absolute() / "runs"
 
 
 def _folder(path: str) -> Path:

@@ -44,14 +44,7 @@ def main(arguments: list[str]) -> int:
         return 130
 
 
-def finish(code: int) -> None:
-    """End this process at once. All is written, and Ray's own threads can lock each other while an interpreter ends."""
-    import os
-
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
 if __name__ == "__main__":
-    finish(main(sys.argv[1:]))
+    from rayml.process import end_at_once
+
+    end_at_once(main(sys.argv[1:]))

@@ -29,4 +29,6 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    from rayml.process import end_at_once
+
+    end_at_once(main(sys.argv[1:]))

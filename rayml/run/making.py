@@ -42,8 +42,9 @@ class Maker:
             committing: called between the two.
         """
         started = time.perf_counter()
+        hosts = self.store.hosts()
         for artifact in inputs.values():
-            self.store.hosts().bring(artifact)
+            hosts.bring(artifact)
         out = self.store.staging(step.name, step.key)
         try:
             outcome = call_stage(step, inputs, self.context(step, out, emit))

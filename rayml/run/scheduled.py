@@ -19,10 +19,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from rayml import __version__
+from rayml.artifacts.bucket import Bucket
 from rayml.artifacts.manifest import digest
-from rayml.artifacts.opening import open_store
-from rayml.artifacts.s3 import S3Store
-from rayml.artifacts.store import LocalStore
+from rayml.artifacts.opening import open_artifacts, runs_beside
 from rayml.backends.kuberay.job import CLUSTER_VARIABLE
 from rayml.backends.ray.packing import PLAN_FILE
 from rayml.errors import PlanError
@@ -85,12 +84,8 @@ def run_of_start(schedule: str, start: str, now: datetime, known: Mapping[str, b
 
 def known_starts(storage: str, schedule: str, start: str) -> dict[str, bool]:
     """The runs of the storage that a start with these letters has made, and whether they are done."""
-    store = open_store(f"{storage.rstrip('/')}/artifacts", Path(tempfile.gettempdir()))
-    if isinstance(store, S3Store):
-        names = store.bucket.beside("runs").folders("")
-    else:
-        assert isinstance(store, LocalStore), "open_store opens these two"
-        names = [path.name for path in (store.root.parent / "runs").glob("*/")]
+    runs = runs_beside(open_artifacts(storage, "read"))
+    names = runs.folders("") if isinstance(runs, Bucket) else [path.name for path in runs.glob("*/")]
     ours = [name for name in names if name.startswith(f"{schedule}-") and name.endswith(f"-{start}")]
     return {name: (ended_with(storage, name) or ("", 1))[1] == 0 for name in ours}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -15,8 +14,7 @@ from typing import Protocol
 from rayml.artifacts.durable import create_exclusive
 from rayml.artifacts.hosts import CHECKPOINTS
 from rayml.artifacts.lease import Lease, LeaseLost
-from rayml.artifacts.manifest import digest
-from rayml.artifacts.opening import open_store
+from rayml.artifacts.opening import open_artifacts
 from rayml.artifacts.s3 import S3Store
 from rayml.artifacts.store import LocalStore, Store
 from rayml.artifacts.work import pull
@@ -89,14 +87,13 @@ class FolderStorage:
 class BucketStorage:
     """A bucket, and a folder of this node with what is made or needed here."""
 
-    def __init__(self, store: S3Store, scratch: Path) -> None:
+    def __init__(self, store: S3Store) -> None:
         """
         Args:
-            store: below `artifacts` of the storage's prefix.
-            scratch: a folder that only this user can enter.
+            store: below `artifacts` of the storage's prefix, as `open_artifacts` opens it.
         """
         self._store = store
-        self._scratch = scratch
+        self._scratch = store.cache.parent
         self._hosts = store.hosts()
         self._leases = store.leases()
         self._lease: Lease | None = None
@@ -189,14 +186,11 @@ def open_storage(uri: str, to_read: bool = False) -> Storage:
     """The storage of a folder or of `s3://bucket/prefix`. PlanError for anything else; nothing is read yet.
 
     Args:
-        to_read: whether runs are only looked at. A reader brings files over what it has, and a driver writes them, so
-            each has a folder of its own.
+        to_read: whether runs are only looked at.
     """
-    mine = Path(tempfile.gettempdir()) / f"rayml-{os.getuid()}"
-    scratch = mine / f"{digest({'storage': uri})[:16]}-{'read' if to_read else 'write'}"
-    store = open_store(f"{uri.rstrip('/')}/artifacts", scratch / "artifacts")
+    store = open_artifacts(uri, "read" if to_read else "write")
     if isinstance(store, S3Store):
-        return BucketStorage(store, scratch)
+        return BucketStorage(store)
     assert isinstance(store, LocalStore), "open_store opens these two"
     return FolderStorage(store.root.parent.absolute())
 

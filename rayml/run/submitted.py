@@ -16,7 +16,6 @@ import platform
 import pwd
 import re
 import secrets
-import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,9 +28,7 @@ from rayml import __version__
 from rayml.artifacts.bucket import Bucket
 from rayml.artifacts.durable import create_exclusive
 from rayml.artifacts.manifest import digest
-from rayml.artifacts.opening import open_store
-from rayml.artifacts.s3 import S3Store
-from rayml.artifacts.store import LocalStore
+from rayml.artifacts.opening import open_artifacts, runs_beside
 from rayml.backends.ray.packing import files_of
 from rayml.errors import RaymlError
 from rayml.plan.plan import Plan
@@ -155,12 +152,8 @@ def write(storage: str, name: str, content: bytes) -> None:
 
 def runs_of(storage: str) -> Bucket | Path:
     """Where a storage keeps its runs."""
-    store = open_store(f"{storage.rstrip('/')}/artifacts", Path(tempfile.gettempdir()))
-    if isinstance(store, S3Store):
-        beside = store.bucket.beside("runs")
-        return Bucket(beside.name, beside.prefix, PATIENCE_S)
-    assert isinstance(store, LocalStore), "open_store opens these two"
-    return store.root.parent.absolute() / "runs"
+    runs = runs_beside(open_artifacts(storage, "read"))
+    return runs if isinstance(runs, Path) else Bucket(runs.name, runs.prefix, PATIENCE_S)
 
 
 def submissions(run_folder: Path) -> list[Submission]:

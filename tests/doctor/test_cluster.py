@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import TOKEN
+from doctor.conftest import TOKEN
 from fakes import FakeHead, serving, versions_here
 from ray_cluster import ray_cluster
 from s3 import free_ports

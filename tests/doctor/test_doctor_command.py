@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import TOKEN
+from doctor.conftest import TOKEN
 from fakes import FakeHead, install_nvidia_smi, serving
 from rich.console import Console
 from s3 import free_ports

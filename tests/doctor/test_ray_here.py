@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from conftest import TOKEN
+from doctor.conftest import TOKEN
 
 from rayml.doctor import ray_here
 from rayml.doctor.examine import ray

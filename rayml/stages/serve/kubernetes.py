@@ -6,17 +6,14 @@ ready, is asked the frozen rows of the export: one that answers differently fail
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from rayml.artifacts.manifest import digest
-from rayml.artifacts.opening import open_store
-from rayml.artifacts.s3 import S3Store
-from rayml.artifacts.store import LocalStore, Store
+from rayml.artifacts.bucket import Bucket
+from rayml.artifacts.opening import open_artifacts, runs_beside
+from rayml.artifacts.store import Store
 from rayml.errors import GateError, StageError
 from rayml.plan.plan import Plan
 from rayml.spec.evaluate import parse_gate
@@ -41,7 +38,7 @@ def app(args: dict[str, Any]) -> Any:
     """
     arguments = read_arguments(args)
     # Decided once: replicas that are added later serve the same model.
-    key = arguments.artifact or decided_artifact(open_here(arguments.storage), arguments)
+    key = arguments.artifact or decided_artifact(open_artifacts(arguments.storage, "serve"), arguments)
 
     def build() -> App:
         return build_replica(arguments, key)
@@ -70,21 +67,11 @@ def build_replica(arguments: ServeArguments, artifact: str) -> App:
         BackendError: the storage cannot be reached.
     """
     key = key_of_environment() if arguments.key else None
-    folder = fetch_model(open_here(arguments.storage), arguments, artifact)
+    folder = fetch_model(open_artifacts(arguments.storage, "serve"), arguments, artifact)
     model = load_model(folder, threads=arguments.cpus)
     answering = app_of(model, settings_of(arguments), None if key is None else hash_key(key))
     prove(Inside(answering, key), model, folder, arguments)
     return answering
-
-
-def open_here(storage: str) -> Store:
-    """The artifacts of a storage; what is elsewhere is brought to a folder of this host, which its replicas share."""
-    mine = Path(tempfile.gettempdir()) / f"rayml-{os.getuid()}"
-    cache = mine / f"{digest({'storage': storage})[:16]}-serve"
-    store = open_store(f"{storage.rstrip('/')}/artifacts", cache / "artifacts")
-    if isinstance(store, S3Store):
-        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return store
 
 
 def fetch_model(store: Store, arguments: ServeArguments, artifact: str) -> Path:
@@ -116,12 +103,12 @@ def decided_artifact(store: Store, arguments: ServeArguments) -> str:
 
 def read_plan(store: Store, run: str) -> Plan | None:
     """The plan of a run as its driver has left it beside the artifacts; None where there is none."""
-    if isinstance(store, S3Store):
-        found = store.bucket.beside("runs").read(f"{run}/plan.json")
+    runs = runs_beside(store)
+    if isinstance(runs, Bucket):
+        found = runs.read(f"{run}/plan.json")
         content = None if found is None else found[0]
     else:
-        assert isinstance(store, LocalStore), "open_store opens these two"
-        path = store.root.parent / "runs" / run / "plan.json"
+        path = runs / run / "plan.json"
         content = path.read_bytes() if path.is_file() else None
     try:
         return None if content is None else Plan.model_validate_json(content)

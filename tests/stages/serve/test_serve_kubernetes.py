@@ -13,16 +13,13 @@ import numpy as np
 import pytest
 import requests
 import yaml
-from conftest import image_schema, write_model
-
-sys.path += [str(Path(__file__).parents[2] / "backends" / "kuberay"), str(Path(__file__).parents[2])]
-
-from kuberay_jobs import cluster_file, plan_of
+from backends.kuberay.kuberay_jobs import cluster_file, plan_of
 from s3 import client as s3_client
 from s3 import seaweed
+from stages.serve.conftest import image_schema, write_model
 
 from rayml.artifacts.manifest import Manifest
-from rayml.artifacts.opening import open_store
+from rayml.artifacts.opening import open_artifacts, open_store
 from rayml.backends.kuberay.service import serve_config
 from rayml.errors import GateError, StageError
 from rayml.plan.plan import Decision, make_step
@@ -30,7 +27,7 @@ from rayml.stages.serve import haproxy
 from rayml.stages.serve.arguments import read_arguments
 from rayml.stages.serve.client import Client
 from rayml.stages.serve.inside import Inside
-from rayml.stages.serve.kubernetes import app, build_replica, decided_artifact, open_here
+from rayml.stages.serve.kubernetes import app, build_replica, decided_artifact
 from rayml.stages.serve.model import load_model
 from rayml.stages.serve.parity import ask_infer
 
@@ -90,7 +87,7 @@ def storage(tmp_path, monkeypatch):
 def test_a_replica_answers_as_the_recorded_answers_say(storage):
     replica = build_replica(arguments(storage), ARTIFACT)
     answers = ask_infer(Inside(replica, KEY), "ziffern", "image", ROWS[:5], 2)
-    expected = load_model(open_here(storage).find("export", ARTIFACT).path, threads=1).infer(ROWS[:5])
+    expected = load_model(open_artifacts(storage, "serve").find("export", ARTIFACT).path, threads=1).infer(ROWS[:5])
     np.testing.assert_array_equal(answers.probabilities, expected[1])
     assert Inside(replica, None).ask("GET", "/v2").status == 401
     assert Inside(replica, KEY + "x").ask("GET", "/v2").status == 401
@@ -152,7 +149,7 @@ def test_what_a_sweep_decided_is_read_from_the_run(storage):
         app(given.model_dump())
     decision = Decision(trial=1, values={}, objectives={}, why="best")
     path.write_text(swept.model_copy(update={"decision": decision}).model_dump_json())
-    assert decided_artifact(open_here(storage), given) == plan.step("export").key
+    assert decided_artifact(open_artifacts(storage, "serve"), given) == plan.step("export").key
 
 
 @pytest.mark.parametrize(
