@@ -1,0 +1,5 @@
+"""`python -m rayml.cli`."""
+
+from rayml.cli import main
+
+main()
