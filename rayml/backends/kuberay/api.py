@@ -1,10 +1,9 @@
-"""A Kubernetes API server over HTTP, and what its refusals mean.
+"""A Kubernetes API server over HTTP.
 
 The official client finds the server and the credentials (kubeconfig, plugins, a pod's service account); requests go
 through its connection pool, as its own classes know neither KubeRay's kinds nor a log that is read while it grows.
 
-Sources: kubernetes.io/docs/reference/using-api/server-side-apply and .../api-concepts (dry run); the texts of refusals
-in staging/src/k8s.io/apiserver (pkg/endpoints, pkg/admission) and apimachinery's pkg/api/errors of Kubernetes.
+Sources: kubernetes.io/docs/reference/using-api/server-side-apply and .../api-concepts (dry run).
 """
 
 from __future__ import annotations
@@ -13,17 +12,18 @@ import contextlib
 import importlib
 import json
 import os
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 import urllib3
 
+from rayml.backends.kuberay.exchange import Answer, Asked, as_answer, is_no_object
 from rayml.backends.kuberay.pods import Document
-from rayml.errors import BackendError, PlanError, RaymlError
+from rayml.backends.kuberay.refusals import Unanswered, refusal
+from rayml.errors import BackendError, RaymlError
 from rayml.redact.text import redacted
 
 MANAGER = "rayml"
@@ -35,102 +35,8 @@ PAGE = 100
 """Objects of a cluster-wide list that are asked for at a time."""
 CONNECT_TIMEOUT_S, TIMEOUT_S, SILENCE_S = 5.0, 60.0, 600.0
 """To connect; for an answer (an admission webhook may take 30 s); between two lines of a log that is followed."""
-LONGEST_SAID = 600
-"""Characters of the server's own words in an error."""
 POD_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 INSTALL = "pip install 'rayml[kubernetes]'"
-
-
-@dataclass(frozen=True)
-class Resource:
-    """Where objects of a kind are."""
-
-    api: str
-    plural: str
-
-    @property
-    def root(self) -> str:
-        """Of its paths."""
-        return f"/api/{self.api}" if "/" not in self.api else f"/apis/{self.api}"
-
-
-RESOURCES = {
-    "ConfigMap": Resource("v1", "configmaps"),
-    "CustomResourceDefinition": Resource("apiextensions.k8s.io/v1", "customresourcedefinitions"),
-    "Event": Resource("v1", "events"),
-    "Pod": Resource("v1", "pods"),
-    "PodDisruptionBudget": Resource("policy/v1", "poddisruptionbudgets"),
-    "RayCluster": Resource("ray.io/v1", "rayclusters"),
-    "RayCronJob": Resource("ray.io/v1", "raycronjobs"),
-    "RayJob": Resource("ray.io/v1", "rayjobs"),
-    "RayService": Resource("ray.io/v1", "rayservices"),
-}
-
-
-class Unanswered(BackendError):
-    """The server did not say whether it has done what it was asked to."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """One request, as an error tells it."""
-
-    verb: str
-    kind: str
-    namespace: str
-    """Empty for what belongs to the whole cluster."""
-    name: str = ""
-    part: str = ""
-    """`log` of a pod."""
-    document: str = ""
-    """Path of a document that is no object; it has no kind."""
-
-    @property
-    def path(self) -> str:
-        """Of its URL."""
-        if self.document:
-            return self.document
-        resource = RESOURCES[self.kind]
-        place = f"/namespaces/{quote(self.namespace, safe='')}" if self.namespace else ""
-        tail = [quote(each, safe="") for each in (self.name, self.part) if each]
-        return "/".join([f"{resource.root}{place}/{resource.plural}", *tail])
-
-    @property
-    def rule(self) -> str:
-        """The right that it takes."""
-        if self.document:
-            return f"{self.verb} {self.document.partition('?')[0]}"
-        resource = RESOURCES[self.kind]
-        group = resource.api.partition("/")[0] if "/" in resource.api else ""
-        subject = f"{resource.plural}/{self.part}" if self.part else resource.plural
-        return f"{self.verb} {subject}.{group}" if group else f"{self.verb} {subject}"
-
-    def __str__(self) -> str:
-        if not self.namespace:
-            return self.path.partition("?")[0]
-        return f"{self.kind} {self.namespace}/{self.name}" if self.name else f"{self.kind}s in {self.namespace}"
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a server said to a request."""
-
-    status: int
-    text: str
-    document: dict[str, Any] = field(default_factory=dict)
-    """Empty where it is no JSON object."""
-
-    @property
-    def said(self) -> str:
-        """Its message, on one line."""
-        words = str(self.document.get("message") or self.text)
-        line = " ".join(words.split())
-        return line if len(line) <= LONGEST_SAID else f"{line[:LONGEST_SAID]} ..."
-
-    @property
-    def details(self) -> dict[str, Any]:
-        """What it says about the object in question."""
-        return dict(self.document.get("details") or {})
 
 
 @dataclass(frozen=True)
@@ -366,21 +272,6 @@ def library(name: str) -> Any:
         raise RaymlError("sending to Kubernetes needs its Python client", where=name, hint=INSTALL) from None
 
 
-def as_answer(status: int, text: str) -> Answer:
-    """An answer whose text may be JSON."""
-    try:
-        found = json.loads(text)
-    except ValueError:
-        found = None
-    return Answer(status, text, found if isinstance(found, dict) else {})
-
-
-def is_no_object(asked: Asked, answer: Answer) -> bool:
-    """Whether the kind is known there, and the object is not."""
-    details = answer.details
-    return answer.status == 404 and details.get("name") == asked.name and details.get("kind") != "namespaces"
-
-
 def reason_of(error: Exception) -> str:
     """Why nothing came back, in a few words."""
     text = str(error)
@@ -394,172 +285,3 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, (urllib3.exceptions.TimeoutError, TimeoutError)):
         return "it does not answer"
     return redacted(text.rpartition(": ")[2] or type(error).__name__)
-
-
-def refusal(asked: Asked, answer: Answer, server: str) -> RaymlError:
-    """What an answer other than a good one means, and what to do about it."""
-    known = BY_STATUS.get(answer.status)
-    error = known(asked, answer, server) if known is not None else None
-    return admission(asked, answer) or error or unexpected(asked, answer, server)
-
-
-def admission(asked: Asked, answer: Answer) -> RaymlError | None:
-    """A webhook or policy says no, whatever its status; None where none does."""
-    said = answer.said
-    if "does not support dry run" in said:
-        return BackendError(
-            f"an admission webhook cannot be rehearsed: {said}",
-            where=str(asked),
-            hint="ask who runs it to declare `sideEffects: None`; until then: rayml submit ... --dry-run "
-            "| kubectl apply --server-side -f -",
-        )
-    if "failed calling webhook" in said:
-        return Unanswered(
-            f"an admission webhook does not answer: {said}",
-            where=str(asked),
-            hint="kubectl get validatingwebhookconfigurations names its service, whose pods have to run",
-        )
-    if answer.status != 401 and re.search(r"admission webhook .* denied|ValidatingAdmissionPolicy .* denied", said):
-        return PlanError(
-            f"admission refuses it: {said}", where=str(asked), hint="change the cluster file, or the policy"
-        )
-    return None
-
-
-def unauthorized(_asked: Asked, _answer: Answer, server: str) -> RaymlError:
-    return BackendError(
-        "the server does not know who asks: the credentials are missing, wrong or over",
-        where=server,
-        hint="log in anew (aws eks update-kubeconfig, gcloud container clusters get-credentials, ...) and try "
-        "`kubectl auth whoami`",
-    )
-
-
-def forbidden(asked: Asked, answer: Answer, _server: str) -> RaymlError:
-    said = answer.said
-    if "exceeded quota" in said:
-        return BackendError(
-            f"the namespace's quota is used up: {said}",
-            where=str(asked),
-            hint=f"kubectl -n {asked.namespace} describe quota; end what is not needed, or ask the admin for more",
-        )
-    if "is being terminated" in said:
-        return BackendError("the namespace is being deleted", where=str(asked), hint=MAKE_NAMESPACE)
-    if not asked.namespace:
-        return BackendError(
-            f"you may not {asked.rule}: {said}", where=str(asked), hint=f"ask the admin for it: {role_for(asked)}"
-        )
-    if "violates PodSecurity" in said:
-        return BackendError(f"Pod Security refuses it: {said}", where=str(asked), hint="please report it")
-    return BackendError(
-        f"you may not {asked.rule} in the namespace {asked.namespace}: {said}",
-        where=str(asked),
-        hint=f"ask the admin to bind the role rayml-submitter of k8s/base/roles.yaml to you; then "
-        f"`kubectl auth can-i {asked.rule} -n {asked.namespace}` says yes",
-    )
-
-
-def role_for(asked: Asked) -> str:
-    """What an admin types to let somebody ask the whole cluster for something."""
-    _, _, what = asked.rule.partition(" ")
-    subject = "--non-resource-url" if asked.document else "--resource"
-    return (
-        f"kubectl create clusterrole rayml-lint --verb={asked.verb} {subject}={what} && kubectl create "
-        "clusterrolebinding rayml-lint --clusterrole=rayml-lint --user=YOU (kubectl auth whoami says who you are)"
-    )
-
-
-def not_found(asked: Asked, answer: Answer, server: str) -> RaymlError:
-    if asked.document:
-        return BackendError(
-            f"the server has no {asked}",
-            where=server,
-            hint="the kubeconfig has to name a Kubernetes API server of 1.27 or later; `kubectl version` shows it",
-        )
-    if answer.details.get("kind") == "namespaces" or answer.said.startswith("namespaces "):
-        return BackendError(f"there is no namespace {asked.namespace}", where=server, hint=MAKE_NAMESPACE)
-    if is_no_object(asked, answer):
-        return PlanError("there is no such object", where=str(asked), hint=f"kubectl -n {asked.namespace} get all")
-    resource = RESOURCES[asked.kind]
-    if resource.api.startswith("ray.io/"):
-        return BackendError(
-            f"the cluster knows no {asked.kind} of {resource.api}: KubeRay is not installed there, or an older version",
-            where=server,
-            hint="ask the admin for KubeRay 1.7 (k8s/operator/README.md); kubectl api-resources --api-group=ray.io",
-        )
-    return BackendError(
-        f"the server knows no {asked.kind} of {resource.api}",
-        where=server,
-        hint="the kubeconfig has to name a Kubernetes API server; `kubectl version` shows which one it is",
-    )
-
-
-def conflict(asked: Asked, answer: Answer, _server: str) -> RaymlError:
-    fields = [str(each.get("field")) for each in answer.details.get("causes") or [] if each.get("field")]
-    at = f" (fields {', '.join(fields[:5])})" if fields else ""
-    return BackendError(
-        f"somebody else has changed it, or works on it: {answer.said}{at}",
-        where=str(asked),
-        hint=f"kubectl -n {asked.namespace} get {asked.kind.lower()} {asked.name} -o yaml --show-managed-fields; "
-        "then run the same command again, or delete it",
-    )
-
-
-def invalid(asked: Asked, answer: Answer, _server: str) -> RaymlError:
-    said = answer.said
-    is_long_name = "metadata.name" in said and re.search(r"must be no more than|must have at most|Too long", said)
-    if is_long_name:
-        return PlanError(
-            f"the name is too long: {said}", where=str(asked), hint="give the run a shorter name: --run NAME"
-        )
-    return PlanError(
-        f"the server does not take it: {said}",
-        where=str(asked),
-        hint="KubeRay there may be of another version than 1.7; else change the cluster file, or report it",
-    )
-
-
-def too_large(asked: Asked, answer: Answer, _server: str) -> RaymlError:
-    return PlanError(
-        f"it is too large for the server: {answer.said}",
-        where=str(asked),
-        hint="build what is large into the image, or name it in a .rayignore in the code folder",
-    )
-
-
-def busy(asked: Asked, answer: Answer, server: str) -> RaymlError:
-    if "request is too large" in answer.said:
-        return too_large(asked, answer, server)
-    return Unanswered(
-        f"the API server is not able to answer ({answer.status}): {answer.said}",
-        where=str(asked),
-        hint="run the same command again in a while; kubectl get --raw /readyz shows how it is",
-    )
-
-
-def unexpected(asked: Asked, answer: Answer, server: str) -> RaymlError:
-    return BackendError(
-        f"an answer that no API server gives ({answer.status}): {answer.said or 'nothing'}"
-        if not answer.document
-        else f"the server does not take it ({answer.status}): {answer.said}",
-        where=f"{server}{asked.path}",
-        hint="the kubeconfig has to name a Kubernetes API server; `kubectl version` shows which one it is",
-    )
-
-
-MAKE_NAMESPACE = "ask the admin for it: kubectl apply -k k8s/overlays/dev, or gpu or prod (docs/kubernetes.md)"
-BY_STATUS = {
-    400: invalid,
-    401: unauthorized,
-    403: forbidden,
-    404: not_found,
-    409: conflict,
-    413: too_large,
-    422: invalid,
-    429: busy,
-    500: busy,
-    502: busy,
-    503: busy,
-    504: busy,
-}
-"""Status of an answer to what it means."""

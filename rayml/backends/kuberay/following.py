@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from rayml.backends.kuberay.api import KubeApi, Unanswered
+from rayml.backends.kuberay.api import KubeApi
 from rayml.backends.kuberay.names import Kind, resource_name
 from rayml.backends.kuberay.pods import Document
+from rayml.backends.kuberay.refusals import Unanswered
 from rayml.backends.kuberay.sending import ENDED, is_ours, name_of, run_of
 from rayml.errors import PlanError, RaymlError
 

@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from rayml.backends.kuberay.api import OURS, Applied, KubeApi, Unanswered
+from rayml.backends.kuberay.api import OURS, Applied, KubeApi
 from rayml.backends.kuberay.pods import Document
+from rayml.backends.kuberay.refusals import Unanswered
 from rayml.backends.kuberay.request import Request
 from rayml.errors import BackendError, PlanError, RaymlError
 

@@ -8,7 +8,8 @@ import pytest
 from fake_kube import failure
 from kubeconfigs import TOKEN, write_kubeconfig
 
-from rayml.backends.kuberay.api import Asked, connect
+from rayml.backends.kuberay.api import connect
+from rayml.backends.kuberay.exchange import Asked
 from rayml.errors import BackendError, PlanError, RaymlError
 
 JOB = {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": {"name": "d", "namespace": "rayml"}, "spec": {}}
