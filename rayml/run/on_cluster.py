@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from rayml import __version__
 from rayml.backends.ray.packing import CODE_FOLDER
 from rayml.errors import PlanError
 from rayml.observe.events import EventReader
+from rayml.observe.meanwhile import meanwhile
 from rayml.observe.meters import Meters
 from rayml.observe.progress import PlainWatcher
 from rayml.observe.runs import RunFolder
@@ -94,22 +94,14 @@ def told(folder: RunFolder, job: str) -> Iterator[None]:
     for _ in reader.new():
         pass  # of an earlier driver
     listeners = (PlainWatcher(Console(width=200), folder.id), Meters(folder.id, job))
-    over = threading.Event()
 
     def show_new() -> None:
         for event in reader.new():
             for listener in listeners:
                 listener.show(event)
 
-    def keep_showing() -> None:
-        while not over.wait(POLL_S):
-            show_new()
-
-    thread = threading.Thread(target=keep_showing, name="event-lines", daemon=True)
-    thread.start()
     try:
-        yield
+        with meanwhile(show_new, POLL_S, "event-lines"):
+            yield
     finally:
-        over.set()
-        thread.join()
         show_new()

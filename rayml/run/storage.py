@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -20,6 +19,7 @@ from rayml.artifacts.store import LocalStore, Store
 from rayml.artifacts.work import pull
 from rayml.errors import BackendError
 from rayml.observe.events import read_events
+from rayml.observe.meanwhile import meanwhile
 from rayml.observe.runs import Home, RunFolder
 from rayml.plan.plan import Plan
 
@@ -125,21 +125,16 @@ class BucketStorage:
         for step in plan.steps:
             self._hosts.fetch(self._store.work(step.name, step.key), is_the_drivers)
         self._hosts.send(run.path, again=True)
-        over = threading.Event()
 
-        def keep_pushing() -> None:
-            while not over.wait(PUSH_EVERY_S):
-                # The bucket may be away for a while: what was not sent then is sent later.
-                with contextlib.suppress(BackendError):
-                    self._push(run, plan)
+        def push_what_is_new() -> None:
+            # The bucket may be away for a while: what was not sent then is sent later.
+            with contextlib.suppress(BackendError):
+                self._push(run, plan)
 
-        thread = threading.Thread(target=keep_pushing, name="run-to-bucket", daemon=True)
-        thread.start()
         try:
-            yield
+            with meanwhile(push_what_is_new, PUSH_EVERY_S, "run-to-bucket"):
+                yield
         finally:
-            over.set()
-            thread.join()
             with contextlib.suppress(LeaseLost):
                 self._push(run, plan)
 

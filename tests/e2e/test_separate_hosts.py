@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from e2e.wine import BUCKET, job_file, job_text, model_of
 from s3 import seaweed
 from separate_hosts import network, ray_on_hosts
 
@@ -18,21 +19,7 @@ from rayml.artifacts.bucket import Bucket
 
 pytestmark = pytest.mark.ray
 
-BUCKET = "runs"
 EPOCHS = 25
-JOB = """\
-name: wine
-seed: 11
-data:
-  source: {kind: sklearn, name: wine}
-  split: {train: 0.6, val: 0.2, test: 0.2}
-task: {kind: tabular_classification}
-model: {kind: mlp, hidden: [64, 64]}
-train: {workers: 2, epochs: EPOCHS, batch_size: 16, best: {metric: val/loss}, checkpoint: {every_steps: 3}, STRATEGY}
-export: {}
-evaluate: {}
-serve: {}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -70,20 +57,6 @@ def rayml(cluster, *arguments: str, timeout: float = 400) -> subprocess.Complete
     environment = {**os.environ, "RAY_AUTH_TOKEN": cluster.token}
     command = [sys.executable, "-m", "rayml.cli", *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
-
-
-def job_file(folder: Path, epochs: int, strategy: str = "strategy: {kind: ddp}") -> str:
-    path = folder / "wine.yaml"
-    path.write_text(JOB.replace("EPOCHS", str(epochs)).replace("STRATEGY", strategy))
-    return str(path)
-
-
-def model_of(prefix: str) -> bytes:
-    bucket = Bucket(BUCKET, f"{prefix}/artifacts/train")
-    [path] = [entry.path for entry in bucket.entries("") if entry.path.count("/") == 2 and "model.safe" in entry.path]
-    found = bucket.read(path)
-    assert found is not None
-    return found[0]
 
 
 def submit(cluster, job: str, storage: str, *more: str) -> subprocess.CompletedProcess:
@@ -178,7 +151,7 @@ def test_the_model_is_the_one_of_a_laptop_and_every_log_is_kept(cluster, undistu
 @pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_parts_of_a_checkpoint_that_lie_on_two_hosts_become_one_model(cluster, tmp_path):
-    job = job_file(tmp_path, 3, "strategy: {kind: fsdp}")
+    job = job_file(tmp_path, 3, "fsdp")
     ends_well(cluster, job, "sharded")
     assert len(model_of("sharded")) > 1000
     assert epochs_seen("sharded") == [1, 2, 3]
@@ -225,9 +198,7 @@ tune:
 @pytest.mark.parametrize("scheduler", ["asha", "pbt"])
 def test_trials_on_hosts_without_a_common_folder(cluster, tmp_path, scheduler):
     job = tmp_path / "wine.yaml"
-    written = JOB.replace("EPOCHS", "6").replace("STRATEGY", "strategy: {kind: ddp}")
-    written = written.replace("workers: 2", "workers: 1")
-    job.write_text(written + SWEEP.replace("SCHEDULER", scheduler).lstrip("\n"))
+    job.write_text(job_text(6, workers=1) + SWEEP.replace("SCHEDULER", scheduler).lstrip("\n"))
     ends_well(cluster, str(job), f"sweep-{scheduler}")
     told = events(f"sweep-{scheduler}")
     assert not [event for event in told if event["kind"] == "trial" and event.get("status") == "failed"], told

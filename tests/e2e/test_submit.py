@@ -11,27 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
+from e2e.wine import BUCKET, job_file, model_of
 from ray_cluster import ray_cluster
 from s3 import seaweed
 
 from rayml.artifacts.bucket import Bucket
 
 pytestmark = pytest.mark.ray
-
-JOB = """\
-name: wine
-seed: 11
-data:
-  source: {kind: sklearn, name: wine}
-  split: {train: 0.6, val: 0.2, test: 0.2}
-task: {kind: tabular_classification}
-model: {kind: mlp, hidden: [64, 64]}
-train: {workers: 2, epochs: EPOCHS, batch_size: 16, best: {metric: val/loss}, checkpoint: {every_steps: 3}}
-export: {}
-evaluate: {}
-serve: {}
-"""
-BUCKET = "runs"
 
 
 @pytest.fixture(scope="module")
@@ -60,20 +46,6 @@ def rayml(*arguments: str, token: str | None = None, timeout: float = 400) -> su
         timeout=timeout,
         check=False,
     )
-
-
-def job_file(folder: Path, epochs: int) -> str:
-    path = folder / f"wine-{epochs}.yaml"
-    path.write_text(JOB.replace("EPOCHS", str(epochs)))
-    return str(path)
-
-
-def model_of(prefix: str) -> bytes:
-    bucket = Bucket(BUCKET, f"{prefix}/artifacts/train")
-    [path] = [entry.path for entry in bucket.entries("") if entry.path.count("/") == 2 and "model.safe" in entry.path]
-    found = bucket.read(path)
-    assert found is not None
-    return found[0]
 
 
 @pytest.mark.timeout(900)

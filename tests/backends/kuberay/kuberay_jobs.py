@@ -13,6 +13,8 @@ from rayml.plan.code import STAGE_CODE
 from rayml.plan.deepspeed_check import read_document
 from rayml.plan.facts import GIB, Facts, Weights
 from rayml.plan.plan import Plan
+from rayml.spec.cluster import RayCluster
+from rayml.spec.job import JobSpec
 from rayml.spec.kuberay import KubeRayCluster
 from rayml.spec.load import load_job
 
@@ -42,8 +44,13 @@ def cluster_of(changes: dict[str, Any]):
 def plan_of(job: str, cluster_name: str) -> Plan:
     cluster = cluster_file(cluster_name)
     spec = load_job(ROOT / "jobs" / f"{job}.yaml", ())
+    return build_plan(spec, cluster, facts_of(spec, cluster), f"jobs/{job}.yaml", ROOT / "jobs")
+
+
+def facts_of(spec: JobSpec, cluster: KubeRayCluster | RayCluster) -> Facts:
+    """Made-up facts: a plan from them is the same on every machine."""
     starts = spec.train is not None and spec.train.start is not None
-    facts = Facts(
+    return Facts(
         cpus=cluster.cpus,
         gpus=cluster.gpus,
         memory=64 * GIB,
@@ -53,7 +60,6 @@ def plan_of(job: str, cluster_name: str) -> Plan:
         start=Weights("w" * 32, "/weights") if starts else None,
         deepspeed=read_document(spec, ROOT / "jobs"),
     )
-    return build_plan(spec, cluster, facts, f"jobs/{job}.yaml", ROOT / "jobs")
 
 
 def pod_templates(document: dict[str, Any]) -> list[dict[str, Any]]:

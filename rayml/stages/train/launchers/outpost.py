@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 from rayml.errors import BackendError
+from rayml.observe.meanwhile import meanwhile
 from rayml.stages.train.launchers.base import Order
 from rayml.stages.train.rank import log_path
 
@@ -34,22 +34,14 @@ def logs_sent(order: Order, rank: int) -> Iterator[None]:
     if not order.hosts.apart():
         yield
         return
-    over = threading.Event()
 
     def send() -> None:
         # The storage may be away for a while: what was not sent then is sent later.
         with contextlib.suppress(BackendError):
             order.hosts.send(order.logs, lambda name: name in own)
 
-    def keep_sending() -> None:
-        while not over.wait(SEND_EVERY_S):
-            send()
-
-    thread = threading.Thread(target=keep_sending, name="log-sender", daemon=True)
-    thread.start()
     try:
-        yield
+        with meanwhile(send, SEND_EVERY_S, "log-sender"):
+            yield
     finally:
-        over.set()
-        thread.join()
         send()
