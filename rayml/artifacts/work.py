@@ -116,9 +116,8 @@ def is_inside(name: str) -> bool:
 
 def _files(folder: Path, wants: Callable[[str], bool]) -> tuple[list[str], list[str]]:
     """Names of the markers and of the other files; whatever a marker speaks of is among the others."""
-    markers = [name for name in _names(folder) if wants(name) and _is_marker(name)]
-    others = [name for name in _names(folder) if wants(name) and not _is_marker(name)]
-    return markers, others
+    names = [name for name in _names(folder) if wants(name)]
+    return [name for name in names if _is_marker(name)], [name for name in names if not _is_marker(name)]
 
 
 def _names(folder: Path) -> list[str]:

@@ -140,11 +140,9 @@ class CheckpointWriter:
 
         own: FileEntry | None = None
         try:
-            own = save_part(folder / SHARDS_FOLDER, held, places)
-            self._send_at_last(folder / SHARDS_FOLDER, own.path)
-        except BaseException:
-            own = None
-            raise
+            part = save_part(folder / SHARDS_FOLDER, held, places)
+            self._send_at_last(folder / SHARDS_FOLDER, part.path)
+            own = part
         finally:
             # The others wait for this rank's word, also where it is that there is no file.
             entries = parts.exchange(own)
