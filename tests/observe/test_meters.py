@@ -31,15 +31,15 @@ sys.stdin.read()
 """
 
 
-@pytest.mark.ray
-def test_steps_and_loss_are_on_the_page_of_the_node():
+def metrics_of_a_node(patience_s: float) -> dict[str, str]:
+    """What the page of a one-node cluster has of ours, whose driver counts steps."""
     port = free_ports(1)[0]
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(port)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
+    found: dict[str, str] = {}
     try:
-        found: dict[str, str] = {}
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + patience_s
         while len(found) < 2 and time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.5)
             try:
@@ -50,6 +50,13 @@ def test_steps_and_loss_are_on_the_page_of_the_node():
             found = dict(re.findall(r'^ray_(rayml_\w+){[^}]*run="wine-1"[^}]*} (\S+)$', page, re.MULTILINE))
     finally:
         process.communicate("", timeout=60)
+    return found
+
+
+@pytest.mark.ray
+def test_steps_and_loss_are_on_the_page_of_the_node():
+    # On a starved machine a driver of Ray gives up its exporter after 30 s, and a raylet itself after 15: once more.
+    found = metrics_of_a_node(100) or metrics_of_a_node(100)
     # From 24 to 29, and after a failure from 27 to 30.
     assert found == {"rayml_train_steps_total": "8.0", "rayml_train_loss": "0.25"}
 
