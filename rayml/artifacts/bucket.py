@@ -167,6 +167,30 @@ class Bucket:
             found = [item["Prefix"] for page in pages for item in page.get("CommonPrefixes", ())]
         return [key.rstrip("/").rpartition("/")[2] for key in found]
 
+    def find(self, path: str) -> Entry | None:
+        """An object as a listing shows it, or None where there is no such object."""
+        with self._told(path) as client:
+            answer = client.list_objects_v2(Bucket=self.name, Prefix=self._key(path), MaxKeys=1)
+        # Of all names that begin so, the name itself comes first.
+        for item in answer.get("Contents", ()):
+            if item["Key"] == self._key(path):
+                return Entry(path, item["Size"], item["ETag"])
+        return None
+
+    def names(self, most: int) -> list[str]:
+        """Some names right below the prefix, sorted; those of folders end with a slash."""
+        with self._told("") as client:
+            answer = client.list_objects_v2(Bucket=self.name, Prefix=self._key(""), Delimiter="/", MaxKeys=most)
+        keys = [item["Prefix"] for item in answer.get("CommonPrefixes", ())]
+        keys += [item["Key"] for item in answer.get("Contents", ())]
+        return sorted(key.removeprefix(self._key("")) for key in keys)
+
+    def region(self) -> str | None:
+        """Where the bucket lies, as its server says; the region of the settings where it does not."""
+        with self._told("") as client:
+            answer = client.head_bucket(Bucket=self.name)
+            return str(answer.get("BucketRegion") or client.meta.region_name or "") or None
+
     def date(self) -> str:
         """What time it is for the server: the Date header of its answer, empty where it sends none."""
         with self._told("") as client:
@@ -261,6 +285,12 @@ class Bucket:
             if self._made is None:
                 self._made = _make_client(self.timeout_s)
             return self._made
+
+
+def bucket_at(uri: str) -> Bucket:
+    """The bucket and prefix of an address `s3://bucket[/prefix]`, which was checked before."""
+    name, _, prefix = uri.removeprefix("s3://").partition("/")
+    return Bucket(name, prefix)
 
 
 def each(items: Iterable[Item], function: Callable[[Item], Result]) -> list[Result]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rayml.artifacts.bucket import Bucket
+from rayml.artifacts.bucket_filesystem import filesystem
 from rayml.artifacts.durable import create_exclusive
 from rayml.artifacts.hosts import CHECKPOINTS, Wants
 from rayml.artifacts.manifest import Artifact, digest
@@ -93,14 +94,10 @@ class BucketHosts:
                 pull(unit.folder, unit.bucket, unit.remote, index, below(folder, unit.folder, wants))
 
     def filesystem(self, folder: Path) -> tuple[Any, str]:
-        from pyarrow.fs import S3FileSystem
-
         unit = self.unit(folder)
         assert unit is not None, f"{folder} is no folder of the storage"
         address = unit.bucket.uri(unit.remote + folder.relative_to(unit.folder).as_posix())
-        # boto3's names for a server that is not AWS's; credentials and region it finds as boto3 does.
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        return S3FileSystem(endpoint_override=endpoint), address.removeprefix("s3://")
+        return filesystem(unit.bucket.name), address.removeprefix("s3://")
 
     def unit(self, folder: Path) -> Unit | None:
         """What the folder belongs to: a step's work or files, or a run; None where it is no part of the storage."""

@@ -14,11 +14,11 @@ from rayml.artifacts.manifest import digest
 from rayml.artifacts.s3 import S3Store
 from rayml.artifacts.store import LocalStore, Store
 from rayml.errors import PlanError
+from rayml.spec.base import BUCKET
 
 SHARED_BY_A_USER = "rayml-{}"
 """Folder for what this user's processes bring to this host, by the user's number."""
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
-BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 FITS = "write a folder (/data/rayml), file:///data/rayml or s3://BUCKET/PREFIX"
 
 

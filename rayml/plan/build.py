@@ -225,7 +225,8 @@ def resolve_data(job: JobSpec, cluster: ClusterPlan, facts: Facts) -> Resolved:
     config = dump(job.data)
     config["shard_rows"] = AUTO_SHARD_ROWS if job.data.shard_rows == "auto" else job.data.shard_rows
     config.update(seed=job.seed, task=job.task.kind, fingerprint=facts.source)
-    return config, {}, Resources(workers=cluster.cpus, ray=True)
+    policy = {} if facts.sent is None else {"sent": facts.sent}
+    return config, policy, Resources(workers=cluster.cpus, ray=True)
 
 
 def resolve_export(job: JobSpec, cluster: ClusterPlan, facts: Facts) -> Resolved:

@@ -7,9 +7,10 @@ import os
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from rayml.artifacts.bucket import bucket_at
 from rayml.artifacts.manifest import digest
 from rayml.errors import PlanError
 from rayml.plan.code import STAGE_CODE, code_digest
@@ -22,6 +23,8 @@ from rayml.spec.model import CallableModel
 from rayml.spec.start import FolderStart, RunStart
 
 GIB = 2**30
+MODEL_FILE = "model.json"
+"""Of a train artifact: how its model is built."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +53,18 @@ class Facts:
     teachers: dict[str, Weights] = field(default_factory=dict)
     """The best weights of the runs that passes of the ladder learn from, by run."""
 
+    sent: str | None = None
+    """`s3://bucket/prefix` where the source's files were sent from this machine; None where it is read at its path."""
+
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights on this machine."""
+    """Weights on this machine or in a bucket."""
 
     digest: str
     """Of what they are."""
     path: str
+    """Absolute, or `s3://bucket/path`."""
     model: dict[str, Any] | None = None
     """The `model` section that they were trained with, where rayml trained them."""
 
@@ -123,21 +130,36 @@ def find_weights(job: JobSpec, base: Path, run_weights: RunWeights | None) -> We
         return run_weights(start.run)
     if not isinstance(start, FolderStart):
         return None
+    if start.path.startswith("s3://"):
+        return weights_in_bucket(start.path.rstrip("/"))
     path = (base / start.path).resolve()
     if not path.exists():
         raise PlanError(f"there is no {path}", where="train.start.path", hint="the path is relative to the job file")
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     listed = [[str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-    return Weights(digest({"files": listed}), str(path), trained_model(path))
+    document = (path / MODEL_FILE).read_bytes() if (path / MODEL_FILE).is_file() else None
+    return Weights(digest({"files": listed}), str(path), trained_model(document))
 
 
-def trained_model(folder: Path) -> dict[str, Any] | None:
-    """The `model` section of a train artifact; None for weights of others."""
-    path = folder / "model.json"
-    if not path.is_file():
+def weights_in_bucket(uri: str) -> Weights:
+    """The same for a prefix or an object of a bucket."""
+    bucket = bucket_at(uri)
+    found = bucket.entries("") or [
+        entry for entry in [bucket_at(uri.rpartition("/")[0]).find(PurePosixPath(uri).name)] if entry
+    ]
+    if not found:
+        raise PlanError(f"there is no {uri}", where="train.start.path", hint="aws s3 ls shows what is there")
+    listed = [[entry.path, entry.bytes, entry.etag] for entry in found]
+    document = bucket.read(MODEL_FILE)
+    return Weights(digest({"files": listed}), uri, trained_model(document and document[0]))
+
+
+def trained_model(document: bytes | None) -> dict[str, Any] | None:
+    """The `model` section that a train artifact's model.json holds; None for weights of others."""
+    if document is None:
         return None
     try:
-        model: dict[str, Any] | None = json.loads(path.read_bytes())["model"]
+        model: dict[str, Any] | None = json.loads(document)["model"]
     except (ValueError, KeyError, TypeError):
         return None
     return model

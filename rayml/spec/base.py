@@ -39,6 +39,37 @@ CodeReference = Annotated[
 
 Text = Annotated[str, Field(min_length=1), Fits("text of at least one character")]
 
+BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+"""The name of a bucket."""
+
+
+def check_location(path: str) -> str:
+    """A path, or `s3://BUCKET/PATH` without anything to log in with. ValueError for another address."""
+    scheme, mark, rest = path.partition("://")
+    if not mark:
+        return path
+    if scheme != "s3":
+        raise ValueError(f"nothing is read from {scheme}://; write a path, or s3://BUCKET/PATH")
+    bucket, _, name = rest.partition("/")
+    if "@" in bucket or any(mark in rest for mark in "#\\"):
+        raise ValueError("an s3:// address holds no credentials and no settings; write s3://BUCKET/PATH")
+    if not BUCKET.fullmatch(bucket):
+        raise ValueError(f"{show(bucket)} is no name of a bucket: 3 to 63 small letters, digits, dots and hyphens")
+    if not name.strip("/"):
+        raise ValueError("the address names a whole bucket; write s3://BUCKET/PATH")
+    if any(part in ("", ".", "..") for part in name.strip("/").split("/")):
+        raise ValueError("the address has an empty part, . or .. in its path")
+    return path
+
+
+Location = Annotated[
+    str,
+    Field(min_length=1),
+    AfterValidator(check_location),
+    Fits("a path relative to the job file, or `s3://BUCKET/PATH`"),
+]
+"""Files: on this machine, relative to the job file, or in a bucket, whose server the environment names."""
+
 _SIZE = re.compile(r"^\s*(\d{1,18}(?:\.\d{1,18})?)\s*(B|KB|MB|GB|KiB|MiB|GiB)?\s*$")
 _UNITS = {
     None: 1,

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from rayml.spec.base import Auto, CodeReference, Spec, Text
+from rayml.spec.base import Auto, CodeReference, Location, Spec, Text
 
 
 class SklearnSource(Spec):
@@ -18,27 +18,27 @@ class SklearnSource(Spec):
 
 
 class ParquetSource(Spec):
-    """Parquet files: one file, a folder or a glob."""
+    """Parquet files: one file, a folder or a glob, on a disk or in a bucket."""
 
     kind: Literal["parquet"]
-    path: Text
-    """Relative to the job file."""
+    path: Location
+    """Relative to the job file, or `s3://BUCKET/PATH`."""
 
 
 class CsvSource(Spec):
-    """CSV files with a header line: one file, a folder or a glob."""
+    """CSV files with a header line: one file, a folder or a glob, on a disk or in a bucket."""
 
     kind: Literal["csv"]
-    path: Text
-    """Relative to the job file."""
+    path: Location
+    """Relative to the job file, or `s3://BUCKET/PATH`."""
 
 
 class ImageFolderSource(Spec):
     """A folder with one sub-folder of images per class: `path/CLASS/file.png`."""
 
     kind: Literal["image_folder"]
-    path: Text
-    """Relative to the job file."""
+    path: Location
+    """Relative to the job file, or `s3://BUCKET/PATH`."""
 
 
 class CallableSource(Spec):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from rayml.spec.base import Auto, Spec, Text
+from rayml.spec.base import Auto, Location, Spec, Text
 from rayml.spec.model import Model
 from rayml.spec.words import show
 
@@ -31,8 +31,8 @@ class FolderStart(_Start):
     """safetensors in a folder, in one file or in several with a `*.safetensors.index.json` as Hugging Face has it."""
 
     kind: Literal["folder"]
-    path: Text
-    """The folder or file, relative to the job file."""
+    path: Location
+    """The folder or file, relative to the job file, or `s3://BUCKET/PATH`."""
 
 
 class TorchvisionStart(_Start):

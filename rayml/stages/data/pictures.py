@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -13,13 +12,18 @@ import pyarrow as pa
 from rayml.errors import StageError
 from rayml.ml.images import Pixels, decode_upright, resize_image
 from rayml.ml.schema import ImageFeature
-from rayml.plan.sources import Listing, SourceFile
+from rayml.plan.listing import Listing
 from rayml.stages.data.columns import describe_columns
 from rayml.stages.data.config import DataConfig
+from rayml.stages.data.files import read_files
 from rayml.stages.data.rows import BLOCK_BYTES, Origin, Reading, make_block
 
 MAX_FILES = 2048
 """Files of one reading task, so that a folder of small images is still read by several processes."""
+
+
+TOGETHER = 64
+"""Files that are held in memory before they are decoded."""
 
 
 @dataclass(frozen=True)
@@ -107,12 +111,11 @@ def read_image_folder(listing: Listing, config: DataConfig) -> Reading:
     if config.task != "image_classification":
         raise StageError(f"a folder of images is no table; the task {config.task} needs numbers", where=listing.shown)
     origins = tuple(Origin(number, listing.show(file.name), counted=False) for number, file in enumerate(listing.files))
-    first = listing.root / listing.files[0].name
-    shown = origins[0].shown
-    rule = image_rule("image", config, lambda: file_shape(_read_file(first, shown), shown), shown)
+    first, shown = listing.locate(listing.files[0].name), origins[0].shown
+    rule = image_rule("image", config, lambda: file_shape(read_files([first], [shown])[0], shown), shown)
     count = max(1, min(MAX_FILES, BLOCK_BYTES // int(np.prod(rule.feature.shape))))
     tasks = tuple(
-        partial(_read_images, listing.root, listing.files[start : start + count], origins[start : start + count], rule)
+        partial(_read_images, replace(listing, files=listing.files[start : start + count], ignored=()), start, rule)
         for start in range(0, len(listing.files), count)
     )
     names = tuple(file.name for file in listing.files)
@@ -185,19 +188,16 @@ def image_files(column: pa.ChunkedArray) -> Iterator[bytes | None]:
         yield found["bytes"] if isinstance(found, dict) else found
 
 
-def _read_images(
-    root: Path, files: Sequence[SourceFile], origins: Sequence[Origin], rule: ImageRule
-) -> Iterator[pa.Table]:
-    pixels = np.empty((len(files), *rule.feature.shape), np.uint8)
-    for place, (file, origin) in enumerate(zip(files, origins, strict=True)):
-        pixels[place] = rule.decode(_read_file(root / file.name, origin.shown), origin.shown)
-    labels = pa.array([file.name.split("/", 1)[0] for file in files], pa.string())
-    numbers = np.array([origin.file for origin in origins], np.int32)
-    yield make_block(numbers, np.zeros(len(files), np.int64), labels, pixels)
-
-
-def _read_file(path: Path, shown: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise StageError(f"cannot be read: {error.strerror}", where=shown) from None
+def _read_images(listing: Listing, first: int, rule: ImageRule) -> Iterator[pa.Table]:
+    """The images of some neighbouring files, the first of which is file number `first` of the source."""
+    names = [file.name for file in listing.files]
+    numbers = np.arange(first, first + len(names), dtype=np.int32)
+    pixels = np.empty((len(names), *rule.feature.shape), np.uint8)
+    for start in range(0, len(names), TOGETHER):
+        part = names[start : start + TOGETHER]
+        shown = [listing.show(name) for name in part]
+        contents = read_files([listing.locate(name) for name in part], shown)
+        for place, (content, name) in enumerate(zip(contents, shown, strict=True), start):
+            pixels[place] = rule.decode(content, name)
+    labels = pa.array([name.split("/", 1)[0] for name in names], pa.string())
+    yield make_block(numbers, np.zeros(len(names), np.int64), labels, pixels)

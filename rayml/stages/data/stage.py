@@ -40,11 +40,12 @@ def run(step: Step, inputs: Inputs, context: Context) -> Outcome:
     """
     config = DataConfig.model_validate(step.config)
     base = context.resolve(".")
-    before = fingerprint(config.source, base)
-    reading = understand(config, context)
+    sent: str | None = step.policy.get("sent")
+    before = fingerprint(config.source, base, sent)
+    reading = understand(config, context, sent)
     context.emit("note", text=f"reading {count(len(reading.names), 'file')}")
     index = read_rows(reading.tasks)
-    if fingerprint(config.source, base) != before:
+    if fingerprint(config.source, base, sent) != before:
         raise StageError("the source changed while it was read", hint="run again when nothing writes to it")
     ids = sample_ids(reading.names, index.file, index.row)
     place = partial(_place, reading, index)
@@ -67,8 +68,12 @@ def run(step: Step, inputs: Inputs, context: Context) -> Outcome:
     return _outcome(config, context, reading, schema, counts, moments)
 
 
-def understand(config: DataConfig, context: Context) -> Reading:
-    """What the rows of the source are, and the tasks that read them."""
+def understand(config: DataConfig, context: Context, sent: str | None = None) -> Reading:
+    """What the rows of the source are, and the tasks that read them.
+
+    Args:
+        sent: where the source's files were sent; see `rayml.plan.sources.list_files`.
+    """
     source = config.source
     # Each module brings a library of its own; a job loads the one that it needs.
     if isinstance(source, SklearnSource):
@@ -79,7 +84,7 @@ def understand(config: DataConfig, context: Context) -> Reading:
         from rayml.stages.data.custom import read_callable
 
         return read_callable(source, config, context.plan.code, context.hosts)
-    listing = list_files(source, context.resolve("."))
+    listing = list_files(source, context.resolve("."), sent)
     if isinstance(source, ImageFolderSource):
         from rayml.stages.data.pictures import read_image_folder
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,9 +15,10 @@ import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
 from rayml.errors import StageError
-from rayml.plan.sources import Listing
+from rayml.plan.listing import Listing
 from rayml.stages.data.columns import column_types
 from rayml.stages.data.config import DataConfig
+from rayml.stages.data.files import open_anywhere, open_rows
 from rayml.stages.data.rows import BLOCK_BYTES, Origin, Reading
 from rayml.stages.data.rule import RowRule, row_rule
 
@@ -33,7 +34,7 @@ _NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
 class TableFile:
     """A file, or some row groups of one."""
 
-    path: Path
+    place: str
     origin: Origin
     bytes: int
     row_groups: tuple[int, ...] | None = None
@@ -77,7 +78,7 @@ def read_parquet_source(listing: Listing, config: DataConfig) -> Reading:
 
 def _table_files(listing: Listing) -> list[TableFile]:
     return [
-        TableFile(listing.root / file.name, Origin(number, listing.show(file.name)), file.bytes)
+        TableFile(listing.locate(file.name), Origin(number, listing.show(file.name)), file.bytes)
         for number, file in enumerate(listing.files)
     ]
 
@@ -89,7 +90,7 @@ def _csv_columns(file: TableFile, *, numbers: bool = False) -> dict[str, pa.Data
     first of those values; a column that one typing error turned into text would be left out without a word.
     """
     try:
-        with _open_csv(file.path) as reader:
+        with _open_csv(file.place) as reader:
             types = column_types(reader.schema, file.origin.shown)
             texts = [name for name, kind in types.items() if numbers and pa.types.is_string(kind)]
             if not texts:
@@ -103,10 +104,10 @@ def _csv_columns(file: TableFile, *, numbers: bool = False) -> dict[str, pa.Data
         raise _unreadable(error, file) from None
 
 
-def _open_csv(path: Path, convert: pcsv.ConvertOptions | None = None) -> pcsv.CSVStreamingReader:
+def _open_csv(place: str, convert: pcsv.ConvertOptions | None = None) -> pcsv.CSVStreamingReader:
     # A task has one CPU, and only the reader without threads says in which row an error is.
     return pcsv.open_csv(
-        path,
+        open_rows(place),
         read_options=pcsv.ReadOptions(block_size=CSV_BYTES, use_threads=False),
         parse_options=pcsv.ParseOptions(newlines_in_values=True),
         convert_options=convert,
@@ -133,7 +134,7 @@ def _read_csv_files(files: tuple[TableFile, ...], rule: RowRule, types: dict[str
         rule.require(_csv_columns(file), file.origin.shown)
         start = 0
         try:
-            with _open_csv(file.path, options) as reader:
+            with _open_csv(file.place, options) as reader:
                 for batch in reader:
                     if len(batch):
                         yield rule.block(pa.Table.from_batches([batch]), file.origin, start)
@@ -144,7 +145,7 @@ def _read_csv_files(files: tuple[TableFile, ...], rule: RowRule, types: dict[str
 
 def _open_parquet(file: TableFile) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(file.path)
+        return pq.ParquetFile(open_anywhere(file.place))
     except UNREADABLE as error:
         raise _unreadable(error, file) from None
 
@@ -198,11 +199,12 @@ def _unreadable(error: Exception, file: TableFile) -> StageError:
         hint = "save the file as UTF-8" if encoding else "the file is damaged or not of this kind"
         return StageError(f"cannot be read: {error}", where=shown, hint=hint)
     column = re.search(r"In CSV column #(\d+)", str(error))
-    name = f" column `{_csv_header(file.path)[int(column[1])]}`" if column else ""
+    name = f" column `{_csv_header(file.place)[int(column[1])]}`" if column else ""
     # pyarrow counts lines from 1, and the header is one of them.
     return StageError(row[2].rstrip(), where=f"{shown} row {int(row[1]) - 2}{name}")
 
 
-def _csv_header(path: Path) -> list[str]:
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        return next(csv.reader(file))
+def _csv_header(place: str) -> list[str]:
+    with pa.input_stream(open_rows(place)) as stream:
+        first = stream.read(CSV_BYTES).decode("utf-8-sig", "replace")
+    return next(csv.reader(io.StringIO(first)))

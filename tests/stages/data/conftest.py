@@ -66,7 +66,9 @@ def run_data(tmp_path: Path) -> RunData:
 
     runs = 0
 
-    def call(source: dict[str, Any], code: Path | None = None, **config: Any) -> tuple[Outcome, Path]:
+    def call(
+        source: dict[str, Any], code: Path | None = None, sent: str | None = None, **config: Any
+    ) -> tuple[Outcome, Path]:
         nonlocal runs
         runs += 1
         out = tmp_path / f"out-{runs}"
@@ -74,6 +76,7 @@ def run_data(tmp_path: Path) -> RunData:
         step = Step(
             name="data",
             config={**DEFAULTS, "source": source, **config},
+            policy={} if sent is None else {"sent": sent},
             inputs={},
             code="c",
             key="k",
