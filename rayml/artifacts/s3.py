@@ -67,12 +67,17 @@ class S3Store:
 
     def find(self, kind: str, key: str) -> Artifact | None:
         """The artifact of a key, its files downloaded to the cache unless they are there."""
-        standing = self._standing(_home(kind, key))
-        if standing is None or standing.record is None or standing.record.manifest.key != key:
-            return None
-        if self._faults(standing.record):
-            return None
-        return self._cached(standing.record)
+        record = self._whole(kind, key)
+        return None if record is None else self._cached(record)
+
+    def look(self, kind: str, key: str) -> Artifact | None:
+        record = self._whole(kind, key)
+        return None if record is None else Artifact(record.manifest, self.cache / _files(record))
+
+    def address(self, kind: str, key: str) -> str | None:
+        """`s3://bucket/prefix` of the files of what `find` would find. Nothing is downloaded."""
+        record = self._whole(kind, key)
+        return None if record is None else self.bucket.uri(_files(record))
 
     def damage(self, kind: str, key: str) -> list[Fault]:
         standing = self._standing(_home(kind, key))
@@ -145,6 +150,13 @@ class S3Store:
             if sha256 != entry.sha256:
                 faults.append(self._fault(record, entry, "has other bytes than were written (sha256 differs)"))
         return faults
+
+    def _whole(self, kind: str, key: str) -> Record | None:
+        """What lies at a key, unless a listing shows a damage."""
+        standing = self._standing(_home(kind, key))
+        if standing is None or standing.record is None or standing.record.manifest.key != key:
+            return None
+        return None if self._faults(standing.record) else standing.record
 
     def _standing(self, home: str) -> _Standing | None:
         found = self.bucket.read(f"{home}/{MANIFEST_FILE}")

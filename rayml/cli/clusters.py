@@ -50,10 +50,13 @@ def submit(
     named = None if cluster is None else load_cluster(cluster)
     if isinstance(named, KubeRayCluster):
         from rayml.run import to_kubernetes
+        from rayml.run.sending import in_words
 
         whole = resolve(job, overrides, named, home, to)[0]
         if dry:
             sys.stdout.write(to_kubernetes.dry_run(whole, named, name))
+            for line in in_words(whole):
+                console(stderr=True).print(line, highlight=False, markup=False)
             return
         document = to_kubernetes.submit(whole, named, name, wait, console(stderr=as_json))
         if as_json:

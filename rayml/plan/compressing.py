@@ -44,7 +44,7 @@ def resolve_compress(
         "blocks": {kind: list(names) for kind, names in BLOCKS.items()},
     }
     parity = ParitySpec() if job.export is None else job.export.parity
-    teachers = {weights.digest: weights.path for weights in facts.teachers.values()}
+    teachers = {weights.digest: weights.place for weights in facts.teachers.values()}
     return (
         config,
         {"train": {**policy, "start": None}, "teachers": teachers, "tolerance": parity.tolerance},

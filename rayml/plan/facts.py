@@ -67,6 +67,13 @@ class Weights:
     """Absolute, or `s3://bucket/path`."""
     model: dict[str, Any] | None = None
     """The `model` section that they were trained with, where rayml trained them."""
+    sent: str | None = None
+    """`s3://bucket/path` that has a copy for nodes which do not see the path."""
+
+    @property
+    def place(self) -> str:
+        """Where whoever walks the plan finds them."""
+        return self.sent or self.path
 
 
 RunWeights = Callable[[str], Weights]

@@ -93,7 +93,7 @@ def resolve_train(job: JobSpec, cluster: ClusterPlan, facts: Facts) -> tuple[dic
         "profile": None if train.profile is None else dump(train.profile),
         "gpu_memory_fraction": train.gpu_memory_fraction,
         "launcher": launcher,
-        "start": facts.start and facts.start.path,
+        "start": facts.start and facts.start.place,
         "checkpoint": {"every_steps": every_steps, "keep": train.checkpoint.keep},
     }
     cpus_per_worker = max(1, cluster.cpus // workers)

@@ -10,11 +10,12 @@ from rayml.observe.runs import Home
 from rayml.plan.build import build_plan, cut_after
 from rayml.plan.facts import gather_facts
 from rayml.plan.plan import Plan
+from rayml.plan.sent import with_sent
 from rayml.plan.settle import settle_if_possible
 from rayml.plan.show import last_seconds
 from rayml.plan.tuning import check_sweep
-from rayml.run.starts import run_trials, run_weights
-from rayml.spec.cluster import Cluster
+from rayml.run.starts import Origins
+from rayml.spec.cluster import Cluster, LocalCluster
 from rayml.spec.job import JobSpec
 from rayml.spec.load import load_cluster, load_job, locate
 
@@ -36,9 +37,9 @@ def resolve(
     cluster_spec = load_cluster(cluster) if cluster is None or isinstance(cluster, Path) else cluster
     base = job.absolute().parent
     folders = Home(home)
-    facts = gather_facts(
-        spec, cluster_spec, base, lambda run: run_weights(folders, run), lambda run: run_trials(folders, run)
-    )
+    origins = Origins(folders, None if isinstance(cluster_spec, LocalCluster) else cluster_spec.storage)
+    facts = gather_facts(spec, cluster_spec, base, origins.weights, origins.trials)
+    facts = with_sent(facts, spec, cluster_spec)
     store = LocalStore(folders.artifacts)
     try:
         plan = build_plan(spec, cluster_spec, facts, str(job), base)

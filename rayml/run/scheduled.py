@@ -101,7 +101,9 @@ def planned_anew(sent: Plan, run: str) -> Plan:
     assert sent.origin is not None, "every plan has an origin"
     job, cluster = JobSpec.model_validate(sent.origin.job), read_cluster(sent.origin.cluster)
     base = Path(sent.base)
-    facts = replace(read_facts(sent.origin.facts), source=source_now(job, base, run))
+    facts = read_facts(sent.origin.facts)
+    if facts.sent is None:  # files that travelled with the job stay as they were sent
+        facts = replace(facts, source=source_now(job, base, run))
     names = {step.name for step in sent.steps}
     plan = build_plan(job, cluster, facts, sent.job_file, base)
     steps = tuple(step for step in plan.steps if step.name in names)

@@ -14,6 +14,7 @@ from rayml.backends.ray.token import find_token
 from rayml.errors import BackendError, PlanError
 from rayml.plan.build import cut_after
 from rayml.plan.plan import Plan
+from rayml.run.sending import outline, send_files
 from rayml.run.storage import ended_with
 from rayml.run.submitted import record, submission
 from rayml.spec.cluster import Cluster, RayCluster
@@ -63,6 +64,7 @@ def dry_run(plan: Plan, cluster: RayCluster, run: str | None) -> dict[str, Any]:
     return {
         "run": name,
         "address": cluster.address,
+        "files": outline(plan),
         "package": {"name": package.name, "bytes": len(package.content), "files": package.files()},
         "request": request.model_dump(),
     }
@@ -84,6 +86,7 @@ def submit(plan: Plan, cluster: RayCluster, run: str | None, wait: bool, console
         console.print(f"run {name} goes on already, as job {job}", highlight=False)
     else:
         request, package = render(plan, cluster.storage, name)
+        send_files(plan, console)
         record(submission(plan, name, cluster.kind, cluster.storage, None, request.model_dump(mode="json")), console)
         job = start(client, request, package)
         console.print(f"run {name} is job {job} at {cluster.address}", highlight=False)

@@ -13,6 +13,7 @@ from rayml.backends.ray.request import run_name
 from rayml.errors import BackendError, PlanError
 from rayml.lint.lint import lint_documents
 from rayml.plan.plan import Plan
+from rayml.run.sending import send_files
 from rayml.run.storage import ended_with
 from rayml.run.stored_events import StoredEvents
 from rayml.run.submitted import record, submission
@@ -53,6 +54,7 @@ def submit(plan: Plan, cluster: KubeRayCluster, run: str | None, wait: bool, con
     name = run or run_name(plan)
     job, *endpoint = requests(plan, cluster, name)
     api = connect()
+    send_files(plan, console)
     walked, documents = steps_that_end(plan), list(job.documents)
     record(submission(walked, name, cluster.kind, cluster.storage, cluster.image, documents), console)
     sent = send(job, api, cluster.namespace)

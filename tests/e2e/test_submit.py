@@ -100,3 +100,71 @@ def test_a_run_is_killed_with_its_cluster_and_goes_on_in_another_to_the_same_mod
     assert "done" in told.stdout
     logs = rayml("logs", "wine", "--storage", f"s3://{BUCKET}/killed", "--file", "train-rank-1")
     assert "rank 1, process" in logs.stdout
+
+
+ROWS_JOB = """\
+name: NAME
+seed: 3
+data:
+  source: {kind: csv, path: rows}
+  split: {train: 0.6, val: 0.2, test: 0.2}
+task: {kind: tabular_classification}
+model: {kind: mlp, hidden: [16]}
+train: {workers: 1, epochs: 2, batch_size: 16, START}
+evaluate: {gates: {accuracy: ">= 0"}}
+export: {}
+"""
+
+
+@pytest.mark.timeout(600)
+def test_files_beside_the_job_travel_and_a_run_of_the_storage_is_started_from(server, tmp_path):
+    rows = tmp_path / "rows"
+    rows.mkdir()
+    for part in range(3):
+        lines = [f"{(row * 7 + part) % 11},{row % 3},{row % 3 > 0}" for row in range(60)]
+        (rows / f"part-{part}.csv").write_text("\n".join(["a,b,label", *lines]) + "\n")
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text(ROWS_JOB.replace("NAME", "rows").replace(", START", ""))
+    storage = ("--storage", f"s3://{BUCKET}/travel")
+    with ray_cluster(nodes=1) as cluster:
+        to = ("--address", cluster.address, *storage)
+        shown = json.loads(rayml("submit", str(first), *to, "--dry-run", token=cluster.token).stdout)
+        size = sum(path.stat().st_size for path in rows.iterdir())
+        [files] = shown["files"]
+        assert (files["what"], files["files"], files["bytes"]) == ("data.source.path rows", 3, size)
+        assert files["to"].startswith(f"s3://{BUCKET}/travel/sent/data-")
+        assert not Bucket(BUCKET, "travel").entries(""), "a dry run sends nothing"
+
+        begun = rayml("submit", str(first), *to, "--no-wait", "--json", token=cluster.token)
+        rows.rename(tmp_path / "away")
+        assert begun.returncode == 0, begun.stderr
+        assert "sending 3 files of data.source.path rows" in begun.stderr
+        run = json.loads(begun.stdout)["run"]
+        assert status_of(run, storage) == "done"
+
+        (tmp_path / "away").rename(rows)
+        again = rayml("submit", str(first), *to, "--json", token=cluster.token)
+        assert again.returncode == 0, again.stderr
+        assert (json.loads(again.stdout)["run"], "sending" in again.stderr) == (run, False)
+
+        start = f"start: {{kind: run, run: {run}}}"
+        second.write_text(ROWS_JOB.replace("NAME", "tuned").replace("START", start))
+        tuned = rayml("submit", str(second), *to, "--json", token=cluster.token)
+        assert tuned.returncode == 0, tuned.stdout + tuned.stderr
+        assert json.loads(tuned.stdout)["status"] == "done"
+
+        second.write_text(ROWS_JOB.replace("NAME", "tuned").replace("START", "start: {kind: run, run: no-such}"))
+        unknown = rayml("submit", str(second), *to, token=cluster.token)
+        assert unknown.returncode == 2
+        assert f"it is not in s3://{BUCKET}/travel either" in unknown.stderr
+
+
+def status_of(run: str, storage: tuple[str, ...], patience_s: float = 200) -> str:
+    """How a run ended."""
+    deadline = time.monotonic() + patience_s
+    while time.monotonic() < deadline:
+        told = rayml("status", run, *storage, "--json")
+        if told.returncode == 0 and json.loads(told.stdout)["status"] in ("done", "failed"):
+            return json.loads(told.stdout)["status"]
+        time.sleep(1)
+    return "running"

@@ -9,6 +9,7 @@ import http.client
 import json
 import socket
 import ssl
+import time
 from importlib import metadata
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -22,6 +23,10 @@ CONNECT_TIMEOUT_S = 5.0
 OVER = ("SUCCEEDED", "FAILED", "STOPPED")
 """Statuses in which a job stays."""
 HTTP_OK, HTTP_UNAUTHORIZED, HTTP_FORBIDDEN, HTTP_NOT_FOUND = 200, 401, 403, 404
+HTTP_SERVER_ERROR = 500
+NO_AGENT = b"No available agent"
+"""Nothing was started when Ray answers this (dashboard/modules/job/job_head.py)."""
+AGENT_S, AGENT_PAUSE_S = 30.0, 0.5
 HOW_TO_SHOW_ONE = (
     "put the cluster's token into RAY_AUTH_TOKEN, or into the file ~/.ray/auth_token; whoever started the cluster "
     "has it (ray get-auth-token on its head)"
@@ -56,9 +61,15 @@ class JobsClient:
             self._refuse("GET", path, status, b"")
 
     def submit(self, request: Request) -> str:
-        """Start a job; its id."""
-        answer = self._json("POST", "/api/jobs/", json.loads(request.model_dump_json()))
-        return str(answer["submission_id"])
+        """Start a job; its id. Waits for a head that was just started, and has no agent yet to start jobs."""
+        body = json.dumps(request.model_dump(mode="json")).encode()
+        give_up = time.monotonic() + AGENT_S
+        while True:
+            status, content = self._ask("POST", "/api/jobs/", body, "application/json")
+            if status < HTTP_SERVER_ERROR or NO_AGENT not in content or time.monotonic() > give_up:
+                self._refuse("POST", "/api/jobs/", status, content)
+                return str(self._parsed(content)["submission_id"])
+            time.sleep(AGENT_PAUSE_S)
 
     def job(self, job: str) -> dict[str, Any]:
         """What the head knows of a job: `status`, `message`, `driver_exit_code`, `metadata` and more."""
@@ -100,6 +111,9 @@ class JobsClient:
         body = None if document is None else json.dumps(document).encode()
         status, content = self._ask(method, path, body, "application/json")
         self._refuse(method, path, status, content)
+        return self._parsed(content)
+
+    def _parsed(self, content: bytes) -> Any:
         try:
             return json.loads(content)
         except ValueError:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rayml.artifacts.bring import bring_weights
 from rayml.errors import StageError
 from rayml.ml.checkpoint import WEIGHTS_FILE
 from rayml.ml.models import Classifier
@@ -34,7 +35,8 @@ def run(step: Step, inputs: Inputs, context: Context) -> Outcome:
     schema = load_schema(data)
     rows = ShardSet.open(data, *step.config["splits"])
     device = torch.device("cuda" if step.resources.gpus_per_worker else "cpu")
-    others = [Path(step.policy["teachers"][digest]) for digest in step.config["others"]]
+    places = {digest: step.policy["teachers"][digest] for digest in step.config["others"]}
+    others = [bring_weights(place, context.work / digest[:32]) for digest, place in places.items()]
     folders = [inputs["model"].path, *others]
     teachers = [load_teacher(folder, schema, context.plan.code).to(device) for folder in folders]
     context.emit("note", text=f"{count(len(teachers), 'teacher')} to answer {count(len(rows), 'row')}")

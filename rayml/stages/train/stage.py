@@ -8,9 +8,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from rayml.artifacts.bring import bring_weights
 from rayml.artifacts.hosts import CHECKPOINTS
 from rayml.artifacts.manifest import Artifact
 from rayml.errors import StageError
+from rayml.plan.facts import weights_in_bucket
 from rayml.plan.plan import Step
 from rayml.spec.words import count
 from rayml.stages.api import Context, Inputs, Outcome
@@ -88,9 +90,24 @@ def loop_config(step: Step, inputs: Inputs, checkpoints: Path, context: Context)
         "code": context.plan.code,
         "profile": profile_config(policy["profile"], context),
         "gpu_memory_fraction": policy["gpu_memory_fraction"],
-        "start": start if start is None or context.hosts.share_folders else keep_beside(Path(start), context.work),
+        "start": None if start is None else place_start(start, step, context),
         "hosts": context.hosts,
     }
+
+
+def place_start(start: str, step: Step, context: Context) -> str:
+    """Where every rank finds the weights to start from; what lies in a bucket is brought to the step's own folder.
+
+    Raises:
+        StageError: the job file names a bucket, and other weights are there than when the plan was made.
+    """
+    if start.startswith("s3://"):
+        brought = bring_weights(start, context.work / START_FOLDER)
+        named = step.config["start"].get("path", "")
+        if named.startswith("s3://") and weights_in_bucket(start).digest != step.config["start"]["digest"]:
+            raise StageError("the weights changed since the plan was made", where=named, hint="run the job again")
+        return str(brought)
+    return start if context.hosts.share_folders else keep_beside(Path(start), context.work)
 
 
 def keep_beside(start: Path, work: Path) -> str:

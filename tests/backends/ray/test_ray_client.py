@@ -10,6 +10,7 @@ from importlib import metadata
 
 import pytest
 
+from rayml.backends.ray import client
 from rayml.backends.ray.client import JobsClient
 from rayml.backends.ray.follow import Told, exit_code
 from rayml.backends.ray.packing import Package
@@ -33,7 +34,8 @@ class Head:
             def do(self):
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 head.asked.append((self.command, self.path, body, dict(self.headers)))
-                status, answer = head.answers.get((self.command, self.path), (404, b"no such thing"))
+                found = head.answers.get((self.command, self.path), (404, b"no such thing"))
+                status, answer = found.pop(0) if isinstance(found, list) else found
                 content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(content)))
@@ -62,16 +64,27 @@ def test_a_package_travels_once_and_a_request_is_sent_as_it_was_shown(head):
     package = Package(b"zip")
     path = f"/api/packages/gcs/{package.name}"
     head.answers = {("PUT", path): (200, b""), ("POST", "/api/jobs/"): (200, {"submission_id": "raysubmit_1"})}
-    client = JobsClient(head.address, TOKEN)
-    client.upload(package)
-    assert client.submit(REQUEST) == "raysubmit_1"
+    jobs = JobsClient(head.address, TOKEN)
+    jobs.upload(package)
+    assert jobs.submit(REQUEST) == "raysubmit_1"
     assert [(method, body) for method, _, body, _ in head.asked] == [
         ("GET", b""), ("PUT", b"zip"), ("POST", json.dumps(REQUEST.model_dump()).encode())
     ]  # fmt: skip
     assert all(headers["Authorization"] == f"Bearer {TOKEN}" for *_, headers in head.asked)
     head.answers[("GET", path)] = (200, b"zip")
-    client.upload(package)
+    jobs.upload(package)
     assert head.asked[-1][0] == "GET"
+
+
+def test_a_head_that_was_just_started_is_asked_again(head, monkeypatch):
+    monkeypatch.setattr(client, "AGENT_PAUSE_S", 0.01)
+    not_yet = (500, b"No available agent to submit job, please try again later.")
+    head.answers[("POST", "/api/jobs/")] = [not_yet, not_yet, (200, {"submission_id": "raysubmit_1"})]
+    assert JobsClient(head.address, TOKEN).submit(REQUEST) == "raysubmit_1"
+    monkeypatch.setattr(client, "AGENT_S", 0.0)
+    head.answers[("POST", "/api/jobs/")] = not_yet
+    with pytest.raises(BackendError, match="was answered with 500: No available agent"):
+        JobsClient(head.address, TOKEN).submit(REQUEST)
 
 
 @pytest.mark.parametrize(
