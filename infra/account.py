@@ -57,6 +57,11 @@ Prefix = Annotated[
     Field(pattern=r"^[a-z0-9]+([._/-][a-z0-9]+)*$", max_length=200),
     Fits("a folder of the bucket, such as `rayml`"),
 ]
+Readable = Annotated[
+    str,
+    Field(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[\w.=-]+)*$", max_length=300),
+    Fits("a bucket with or without a folder, such as `our-data/images`"),
+]
 Version = Literal["1.33", "1.34", "1.35", "1.36"]
 """What k8s/ asks for (1.33) to the newest that this aws-cdk-lib names."""
 
@@ -214,6 +219,8 @@ class TeamSpec(Spec):
     """The folder. The namespace's name where nothing is written; `storage` of a cluster file goes on below it."""
     accounts: Annotated[tuple[Label, ...], Field(min_length=1)] = ("rayml-worker", "rayml-head")
     """Service accounts whose pods may use it."""
+    reads: tuple[Readable, ...] = ()
+    """Buckets, or folders of them, whose data they may read besides: `data.source.path: s3://our-data/images`."""
 
     @property
     def folder(self) -> str:
@@ -296,4 +303,8 @@ class AccountSpec(Spec):
                     raise ValueError(f"teams: `{one}` and `{other}` share a folder; give each a prefix of its own")
         if len({team.namespace for team in self.teams}) < len(self.teams):
             raise ValueError("teams: two have the same namespace")
+        if any(place.partition("/")[0] == self.bucket for team in self.teams for place in team.reads):
+            raise ValueError(
+                f"teams: reads names `{self.bucket}`, where each team has a folder of its own; copy the data"
+            )
         return self

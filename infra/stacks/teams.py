@@ -1,4 +1,4 @@
-"""What a team's pods may do in the account: read and write its folder of the bucket, and nothing else."""
+"""What a team's pods may do in the account: read and write its folder of the bucket, and read data that is named."""
 
 from __future__ import annotations
 
@@ -43,9 +43,22 @@ def let_team_use_bucket(
         f"IAM5[Resource::{bucket}/{folder}/*]",
         "Objects have names that runs make up; the wildcard ends at the team's folder, and no action has one.",
     )
+    for place in team.reads:
+        let_read(role, place)
     for name in team.accounts:
         bind(scope, f"Bind-{team.namespace}-{name}", cluster, team.namespace, name, role)
     CfnOutput(scope, f"Role-{team.namespace}", value=role.role_arn)
+
+
+def let_read(role: aws_iam.Role, place: str) -> None:
+    """Data of others: to list and to read. A bucket of another account, or one with a key of its own, has to agree."""
+    name, _, folder = place.partition("/")
+    bucket = f"arn:aws:s3:::{name}"
+    prefixes = {"StringLike": {"s3:prefix": [folder, f"{folder}/*"]}} if folder else None
+    allow(role, ["s3:ListBucket"], bucket, prefixes)
+    objects = f"{bucket}/{folder}/*" if folder else f"{bucket}/*"
+    allow(role, ["s3:GetObject"], objects)
+    accept(role, f"IAM5[Resource::{objects}]", "Data has names that others make up; it is read, and never written.")
 
 
 def allow(

@@ -69,6 +69,14 @@ CASES = {
         ("{namespace: rayml}", "{namespace: rayml}\n  - {namespace: rayml, prefix: vision}"),
         "teams: two have the same namespace",
     ),
+    "data of other teams": (
+        ("{namespace: rayml}", "{namespace: rayml, reads: [rayml-111122223333-us-east-1/vision]}"),
+        "teams: reads names `rayml-111122223333-us-east-1`, where each team has a folder of its own",
+    ),
+    "data by an address": (
+        ("{namespace: rayml}", '{namespace: rayml, reads: ["s3://our-data"]}'),
+        "is not a bucket with or without a folder, such as `our-data/images`",
+    ),
     "budget of 0": (("budget_usd_per_month: 5000", "budget_usd_per_month: 0"), "0 is not a number above 0"),
     "mail": (("platform@example.com", "platform"), "watch.emails"),
 }

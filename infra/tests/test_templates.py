@@ -204,6 +204,21 @@ def test_a_team_reaches_its_own_folder_and_no_other(synthesize, account):
     }
 
 
+def test_data_of_others_is_read_and_never_written(synthesize, account):
+    reading = account.model_copy(update={"teams": (TeamSpec(namespace="rayml", reads=("our-data/images", "public")),)})
+    cluster = read_templates(synthesize(reading))["cluster"]  # which cdk-nag has seen
+    [policy] = [each for name, each in of_type(cluster, "AWS::IAM::Policy").items() if name.startswith("Team")]
+    added = policy["PolicyDocument"]["Statement"][3:]
+    listing = [(each["Resource"], each.get("Condition")) for each in added if each["Action"] == "s3:ListBucket"]
+    assert listing == [
+        ("arn:aws:s3:::our-data", {"StringLike": {"s3:prefix": ["images", "images/*"]}}),
+        ("arn:aws:s3:::public", None),
+    ]
+    [reading] = [each["Resource"] for each in added if each["Action"] == "s3:GetObject"]
+    assert reading == ["arn:aws:s3:::our-data/images/*", "arn:aws:s3:::public/*"]
+    assert {each["Action"] for each in added} == {"s3:ListBucket", "s3:GetObject"}
+
+
 def test_without_addresses_the_api_server_is_private(synthesize, account):
     private = account.model_copy(update={"cluster": account.cluster.model_copy(update={"public_access": ()})})
     (cluster,) = of_type(read_templates(synthesize(private))["cluster"], "AWS::EKS::Cluster").values()

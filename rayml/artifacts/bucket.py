@@ -188,8 +188,10 @@ class Bucket:
     def region(self) -> str | None:
         """Where the bucket lies, as its server says; the region of the settings where it does not."""
         with self._told("") as client:
-            answer = client.head_bucket(Bucket=self.name)
-            return str(answer.get("BucketRegion") or client.meta.region_name or "") or None
+            # HeadBucket would ask for a right to list the whole bucket.
+            answer = client.list_objects_v2(Bucket=self.name, Prefix=self._key(""), MaxKeys=1)
+            said = answer["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region")
+            return str(said or client.meta.region_name or "") or None
 
     def date(self) -> str:
         """What time it is for the server: the Date header of its answer, empty where it sends none."""

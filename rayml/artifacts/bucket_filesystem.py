@@ -8,8 +8,8 @@ from typing import Any
 from rayml.artifacts.bucket import ATTEMPTS, CONNECT_TIMEOUT_S, Bucket
 
 
-def filesystem(bucket: str) -> Any:
-    """A `pyarrow.fs.S3FileSystem` for a bucket, in its own region.
+def filesystem(bucket: Bucket) -> Any:
+    """A `pyarrow.fs.S3FileSystem` for a bucket, in its own region. What is below its prefix may be listed.
 
     The server is the one that boto3 finds. Credentials are found by Arrow's own chain, which renews those that end.
 
@@ -20,7 +20,7 @@ def filesystem(bucket: str) -> Any:
 
     return S3FileSystem(
         endpoint_override=endpoint(),
-        region=Bucket(bucket).region(),
+        region=bucket.region(),
         connect_timeout=CONNECT_TIMEOUT_S,
         retry_strategy=AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
     )

@@ -86,18 +86,18 @@ class BucketHosts:
                 remove(unit.folder, unit.bucket, unit.remote, index, below(folder, unit.folder, every))
         shutil.rmtree(folder, ignore_errors=True)
 
-    def fetch(self, folder: Path, wants: Wants = every) -> None:
+    def fetch(self, folder: Path, wants: Wants = every, exact: bool = False) -> None:
         unit = self.unit(folder)
         if unit is not None:
             self.make(folder)
             with self._alone(unit) as index:
-                pull(unit.folder, unit.bucket, unit.remote, index, below(folder, unit.folder, wants))
+                pull(unit.folder, unit.bucket, unit.remote, index, below(folder, unit.folder, wants), exact)
 
     def filesystem(self, folder: Path) -> tuple[Any, str]:
         unit = self.unit(folder)
         assert unit is not None, f"{folder} is no folder of the storage"
         address = unit.bucket.uri(unit.remote + folder.relative_to(unit.folder).as_posix())
-        return filesystem(unit.bucket.name), address.removeprefix("s3://")
+        return filesystem(unit.bucket), address.removeprefix("s3://")
 
     def unit(self, folder: Path) -> Unit | None:
         """What the folder belongs to: a step's work or files, or a run; None where it is no part of the storage."""

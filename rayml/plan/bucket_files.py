@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
 from rayml.artifacts.bucket import Entry, bucket_at
-from rayml.errors import PlanError
+from rayml.errors import BackendError, PlanError
 from rayml.plan.listing import HIDDEN, SUFFIXES, WILD, FileSource, Listing, SourceFile, sorted_files
 from rayml.spec.data import ImageFolderSource
 
@@ -107,6 +107,9 @@ def _shown(path: str, names: list[str]) -> str:
 
 
 def _what_is_near(uri: str) -> str:
-    """What lies in a folder of the bucket, for the hint of an error."""
-    names = [name for name in bucket_at(uri).names(NEAR) if name]
+    """What lies in a folder of the bucket, for the hint of an error. Not everybody may list it."""
+    try:
+        names = [name for name in bucket_at(uri).names(NEAR) if name]
+    except BackendError:
+        return f"{uri} cannot be listed with these credentials"
     return f"{uri} holds {', '.join(names)}" if names else f"{uri} is empty"

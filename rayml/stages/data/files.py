@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,18 +12,19 @@ from rayml.errors import StageError
 
 CSV_BUFFER = 4 * 2**20
 """Bytes of an object that one request brings; they are read one after the other."""
+_OPEN: dict[str, pa.fs.FileSystem] = {}
 
 
 def open_rows(place: str) -> str | pa.NativeFile:
     """What pyarrow's CSV reader takes: a path of this machine, or a stream of an object."""
     if not in_bucket(place):
         return place
-    return _filesystem(_bucket_name(place)).open_input_stream(_key(place), buffer_size=CSV_BUFFER)
+    return _filesystem(place).open_input_stream(_key(place), buffer_size=CSV_BUFFER)
 
 
 def open_anywhere(place: str) -> str | pa.NativeFile:
     """What pyarrow's Parquet reader takes, which reads parts of a file: a path of this machine, or an object."""
-    return place if not in_bucket(place) else _filesystem(_bucket_name(place)).open_input_file(_key(place))
+    return place if not in_bucket(place) else _filesystem(place).open_input_file(_key(place))
 
 
 def read_files(places: Sequence[str], shown: Sequence[str]) -> list[bytes]:
@@ -62,16 +62,14 @@ def _read_object(place: str, shown: str) -> bytes:
     return found[0]
 
 
-@functools.cache
-def _filesystem(bucket: str) -> pa.fs.FileSystem:
+def _filesystem(place: str) -> pa.fs.FileSystem:
     """One for each bucket and process: opening many small files costs no new connections."""
-    from rayml.artifacts.bucket_filesystem import filesystem
+    bucket = bucket_at(place)
+    if bucket.name not in _OPEN:
+        from rayml.artifacts.bucket_filesystem import filesystem
 
-    return filesystem(bucket)
-
-
-def _bucket_name(place: str) -> str:
-    return place.removeprefix("s3://").partition("/")[0]
+        _OPEN[bucket.name] = filesystem(bucket)
+    return _OPEN[bucket.name]
 
 
 def _key(place: str) -> str:
