@@ -8,19 +8,11 @@ from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
+from rayml.artifacts import switches
 from rayml.backends.ray.token import find_token
 from rayml.doctor.finding import Finding, ok, warning, wrong
 from rayml.errors import BackendError
 
-UNSAFE = {
-    "RAY_DATA_AUTOLOAD_CLOUDPICKLE_TENSOR_METADATA": "a Parquet file of somebody else may then run code "
-    "(CVE-2026-41486)",
-    "RAY_DATA_ARROW_EXTENSION_SERIALIZATION_CLOUDPICKLE": "what is written then can only be read by running code",
-    "RAY_DATA_WEBDATASET_ALLOW_UNSAFE_DESERIALIZATION": "a .pkl or .pt file in a WebDataset may then run code "
-    "(CVE-2026-57516)",
-}
-"""Ray's environment variables that let data run code (GHSA-mw35-8rx3-xf9r and others)."""
-OFF = ("", "0", "false", "no", "off")
 OLDEST_WITH_TOKENS = (2, 56)
 PRIVATE = 0o600
 
@@ -91,10 +83,9 @@ def token_file(fix: bool, path: Path | None = None) -> Finding:
 
 def unsafe_switches(environ: Mapping[str, str] | None = None) -> Finding:
     """Environment variables of Ray that let data run code."""
-    known = os.environ if environ is None else environ
-    found = [name for name in UNSAFE if known.get(name, "").strip().lower() not in OFF]
+    found = switches.unsafe_switches(os.environ if environ is None else environ)
     if found:
-        what = "; ".join(f"{name} is on: {UNSAFE[name]}" for name in found)
+        what = "; ".join(f"{name} is on: {switches.UNSAFE[name]}" for name in found)
         return wrong("unsafe switches", what, f"unset {' '.join(found)}")
     return ok("unsafe switches", "none is on")
 

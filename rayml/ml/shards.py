@@ -15,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from rayml.artifacts.switches import refuse_unsafe_switches
 from rayml.errors import StageError
 from rayml.ml.schema import SCHEMA_FILE, Schema
 
@@ -91,6 +92,7 @@ class ShardSet:
         Raises:
             StageError: the folder has no shard of a split, or one that cannot be read.
         """
+        refuse_unsafe_switches()
         shards = []
         for split in splits:
             paths = sorted(folder.glob(f"{split}-*.arrow"))
@@ -170,7 +172,9 @@ class ShardSet:
 def _map_shard(path: Path) -> tuple[Integers, NDArray[Any], Integers]:
     try:
         with pa.memory_map(str(path)) as file:
-            batch = pa.ipc.open_file(file).get_batch(0)
+            opened = pa.ipc.open_file(file)
+            _check_types(opened.schema)
+            batch = opened.get_batch(0)
         return (
             batch.column("sample_id").to_numpy(),
             batch.column("feature").to_numpy_ndarray(),
@@ -180,3 +184,17 @@ def _map_shard(path: Path) -> tuple[Integers, NDArray[Any], Integers]:
         raise StageError(
             f"not a canonical shard: {error}", where=str(path), hint="`rayml verify` says which artifacts are damaged"
         ) from None
+
+
+def _check_types(schema: pa.Schema) -> None:
+    """ArrowInvalid where a column is not of its type. A type of another library may run code when it is converted."""
+    for name, is_right in (("sample_id", pa.types.is_int64), ("feature", _is_tensor), ("label", pa.types.is_int64)):
+        kind = schema.field(name).type
+        if not is_right(kind):
+            raise pa.ArrowInvalid(f"its column `{name}` holds {kind}")
+
+
+def _is_tensor(kind: pa.DataType) -> bool:
+    if not isinstance(kind, pa.FixedShapeTensorType):
+        return False
+    return bool(pa.types.is_integer(kind.value_type) or pa.types.is_floating(kind.value_type))

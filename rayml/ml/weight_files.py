@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from rayml.artifacts.archives import refuse_compressed
 from rayml.errors import StageError
 from rayml.spec.words import nearest
 
@@ -96,6 +97,7 @@ def hub_folder(name: str, revision: str) -> Path:
 
 def read_torchvision(path: Path) -> dict[str, Tensor]:
     """torchvision's state dict, with the names of today."""
+    refuse_compressed(path, WHERE, f"remove {path}: it is fetched anew")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises anything for bytes that are no weights

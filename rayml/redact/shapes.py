@@ -45,24 +45,27 @@ class Shape:
 SK = r"\bsk-(?:[A-Za-z0-9_]{0,15}-){0,6}(?=[A-Za-z_]*\d)[A-Za-z0-9_]{16,}[A-Za-z0-9_-]*"
 """OpenAI, Anthropic and others: with a run of 16 characters without a dash, which a name of several words has not."""
 
-SHAPES = (
-    # What spans lines or holds other shapes comes first.
+WHOLE = (
     Shape(
         "a private key",
         ("-----begin ",),
         r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----[\s\S]*?(?:-----END [A-Z0-9 ]+-----|\Z)",
     ),
     Shape("a private key of PuTTY", ("private-lines:",), r"Private-Lines: ?\d+(?P<secret>(?:\r?\n[A-Za-z0-9+/=]+)+)"),
+    Shape(
+        "a JSON Web Token",
+        ("eyj",),
+        r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{5,}\.eyJ[A-Za-z0-9_-]{5,}(?:\.[A-Za-z0-9_-]*)?",
+    ),
+)  # fmt: skip
+"""What is known by its own form. They span lines or hold other shapes, so they come first."""
+
+BESIDE = (
     Shape("a password in a URL", ("://",), r"(?<=://)(?P<secret>[^\s/@:?#\"'<>]{0,200}:[^\s/@?#\"'<>]{1,200})(?=@)"),
     Shape(
         "a token in a URL",
         ("://",),
         r"(?<=://)(?P<secret>(?=[^\s/@]*\d)[A-Za-z0-9_~.-]{20,200})(?=@)",
-    ),
-    Shape(
-        "a JSON Web Token",
-        ("eyj",),
-        r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{5,}\.eyJ[A-Za-z0-9_-]{5,}(?:\.[A-Za-z0-9_-]*)?",
     ),
     Shape(
         "a token in a header",
@@ -97,7 +100,10 @@ SHAPES = (
         r"(?<![\w-])--(?:[a-z]{1,20}-){0,4}(?:password|passwd|token|secret|api-?key|access-key|secret-key)[ \t]{1,4}"
         r"(?P<secret>(?=[^\s\d]{0,200}\d)[^\s\"'-][^\s\"']{5,})",
     ),
-    # By issuer.
+)  # fmt: skip
+"""What is known by what stands beside it; in source code that is often a name, and no secret."""
+
+ISSUED = (
     Shape(
         "a key of AWS",
         ("akia", "asia", "agpa", "aida", "aroa", "anpa"),
@@ -194,6 +200,9 @@ SHAPES = (
     Shape("a key of Postman", ("pmak-",), r"\bPMAK-[a-f0-9]{24}-[a-f0-9]{34}"),
     Shape("a token of Fly.io", ("fm1_", "fm2_"), r"\bfm[12]_[A-Za-z0-9+/=_-]{40,}"),
 )  # fmt: skip
+"""What its issuer's prefix tells."""
+
+SHAPES = (*WHOLE, *BESIDE, *ISSUED)
 
 
 def shape_of(text: str) -> str | None:

@@ -9,6 +9,7 @@ import traceback
 
 from rayml import __version__
 from rayml.artifacts.store import LocalStore, Store
+from rayml.artifacts.switches import refuse_unsafe_switches
 from rayml.errors import RaymlError, machine_failure
 from rayml.observe.events import EventLog
 from rayml.observe.runs import Home, RunFolder
@@ -32,6 +33,7 @@ def execute(home: Home, run: RunFolder, store: Store | None = None) -> int:
     log.emit("run_started", run=run.id, job=plan.job, job_file=plan.job_file, rayml=__version__, host=platform.node())
     status, exit_code, error = "done", 0, None
     try:
+        refuse_unsafe_switches()
         Runner(plan, store or LocalStore(home.artifacts), run.path, log, session).run()
     except RaymlError as failure:
         status, exit_code, error = "failed", failure.exit_code, failure.to_json()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from doctor.conftest import TOKEN
 
+from rayml.artifacts.switches import UNSAFE
 from rayml.doctor import ray_here
 from rayml.doctor.examine import ray
 
@@ -48,7 +49,7 @@ def test_no_token_file(tmp_path):
     assert ray_here.token_file(False, tmp_path / "absent").status == "ok"
 
 
-@pytest.mark.parametrize("name", ray_here.UNSAFE)
+@pytest.mark.parametrize("name", UNSAFE)
 def test_unsafe_switches_are_refused_by_name(name, monkeypatch):
     monkeypatch.setenv(name, "1")
     found = ray_here.unsafe_switches()

@@ -58,7 +58,12 @@ class Parcel:
 
 
 def make_parcel(plan: Plan, name: str) -> Parcel:
-    """Pack a plan. Reads the code folder. PlanError where the result is too large."""
+    """Pack a plan. Reads the code folder.
+
+    Raises:
+        PlanError: the result is too large, or the folder cannot travel.
+        SpecError: secrets are written out in the files of that folder.
+    """
     code = None if plan.code is None else Path(plan.code)
     sent = plan if code is None else plan.model_copy(update={"code": CODE_FOLDER})
     text = sent.model_dump_json(indent=1) + "\n"

@@ -1,7 +1,8 @@
 """What travels with a job: its plan and the user's code folder, as one zip that is the same for the same files.
 
-Left out: what .rayignore and .gitignore name, version control, caches, and whatever looks like a secret. A link is
-refused: what it points to may be anything, and lies outside of what the user chose to send.
+Left out: what .rayignore and .gitignore name, version control, caches, and whatever is named like a secret. A link is
+refused: what it points to may be anything, and lies outside of what the user chose to send. So is a text in which a
+secret is written out: everybody who may ask the cluster can read what is sent.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import Any
 
 from pathspec import PathSpec
 
-from rayml.errors import PlanError
+from rayml.errors import PlanError, Problem, SpecError
+from rayml.redact.sources import secrets_in_source
 
 PLAN_FILE, CODE_FOLDER = "plan.json", "code"
 LARGEST = 100 * 2**20
@@ -30,6 +32,12 @@ NEVER = (
     "credentials.json", "auth_token", "service-account*.json",
 )  # fmt: skip
 """As in a .gitignore."""
+SEARCHED = 2**20
+"""Bytes: a larger file is data, and is not searched for secrets."""
+INSTEAD = (
+    'read it from the environment where the code runs, such as `os.environ["NAME"]`, '
+    "or name the file in a .rayignore in that folder"
+)
 LONG_AGO = (1980, 1, 1, 0, 0, 0)
 """The time of every entry: zip knows none before."""
 
@@ -57,7 +65,12 @@ class Package:
 
 
 def pack(plan: str, code: Path | None) -> Package:
-    """The plan and the code folder as a zip. PlanError where a link is in the folder, or it is too large."""
+    """The plan and the code folder as a zip.
+
+    Raises:
+        PlanError: a link is in the folder, or it is too large.
+        SpecError: secrets are written out in its files.
+    """
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         add(archive, PLAN_FILE, plan.encode())
@@ -67,13 +80,35 @@ def pack(plan: str, code: Path | None) -> Package:
 
 
 def add_code(archive: zipfile.ZipFile, code: Path) -> None:
-    """Write the files of the code folder. PlanError where they are too large together."""
+    """Write the files of the code folder.
+
+    Raises:
+        PlanError: they are too large together.
+        SpecError: secrets are written out in them.
+    """
     total = 0
+    problems: list[Problem] = []
     for path in files_of(code):
         total += path.stat().st_size
         if total > LARGEST:
             raise too_large(code, total)
-        add(archive, f"{CODE_FOLDER}/{path.relative_to(code).as_posix()}", path.read_bytes())
+        content = path.read_bytes()
+        problems += literal_secrets(path, content)
+        add(archive, f"{CODE_FOLDER}/{path.relative_to(code).as_posix()}", content)
+    if problems:
+        raise SpecError(problems)
+
+
+def literal_secrets(path: Path, content: bytes) -> list[Problem]:
+    """One problem for each secret that is written out in a file of text; none for other files."""
+    if len(content) > SEARCHED:
+        return []
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        return []
+    found = dict.fromkeys(secrets_in_source(text))
+    return [Problem(str(path), line, "code", f"{what} is written out; {INSTEAD}") for line, what in found]
 
 
 def too_large(code: Path, size: int) -> PlanError:

@@ -38,7 +38,8 @@ def render(plan: Plan, storage: str, run: str) -> tuple[Request, Package]:
     """What `submit` will send. Reads the code folder, and sends nothing.
 
     Raises:
-        PlanError: that folder cannot travel, or a secret is in what would be sent.
+        PlanError: that folder cannot travel, or a secret is in the plan or a name.
+        SpecError: secrets are written out in the files of that folder.
     """
     code = None if plan.code is None else Path(plan.code)
     sent = plan if code is None else plan.model_copy(update={"code": CODE_FOLDER})

@@ -8,6 +8,7 @@ from functools import partial
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from rayml.errors import StageError
 from rayml.ml.images import Pixels, decode_upright, resize_image
@@ -182,10 +183,14 @@ def first_shape(column: pa.ChunkedArray, shown: str) -> tuple[int, int, int]:
 
 
 def image_files(column: pa.ChunkedArray) -> Iterator[bytes | None]:
-    """The bytes of each row's file."""
-    for value in column:
-        found = value.as_py()
-        yield found["bytes"] if isinstance(found, dict) else found
+    """The bytes of each row's file.
+
+    Of a struct no other field becomes an object of Python: to make one of Ray's type for pickled objects, which any
+    Parquet file may name, is to run it.
+    """
+    files = pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
+    for value in files:
+        yield value.as_py()
 
 
 def _read_images(listing: Listing, first: int, rule: ImageRule) -> Iterator[pa.Table]:

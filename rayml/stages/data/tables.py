@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
+from rayml.artifacts.switches import refuse_unsafe_switches
 from rayml.errors import StageError
 from rayml.plan.listing import Listing
 from rayml.stages.data.columns import column_types
@@ -21,6 +22,7 @@ from rayml.stages.data.config import DataConfig
 from rayml.stages.data.files import open_anywhere, open_rows
 from rayml.stages.data.rows import BLOCK_BYTES, Origin, Reading
 from rayml.stages.data.rule import RowRule, row_rule
+from rayml.stages.data.unpacking import Unpacked, refuse_claim
 
 CSV_BYTES = 1 << 20
 """How much of a CSV file its columns' types are inferred from, and how much is parsed at a time."""
@@ -37,6 +39,8 @@ class TableFile:
     place: str
     origin: Origin
     bytes: int
+    packed: int
+    """Bytes of the whole file."""
     row_groups: tuple[int, ...] | None = None
     """None for the whole file."""
     first_row: int = 0
@@ -68,8 +72,8 @@ def read_parquet_source(listing: Listing, config: DataConfig) -> Reading:
     shown = files[0].origin.shown
     with _open_parquet(files[0]) as opened:
         columns = column_types(opened.schema_arrow, shown)
-        rule = row_rule(columns, config, shown, partial(_first_row, opened, shown))
-    pieces = [piece for file in files for piece in _row_group_pieces(file)]
+        rule = row_rule(columns, config, shown, partial(_first_row, opened, files[0]))
+    pieces = [piece for file in files for piece in _row_group_pieces(file, rule)]
     tasks = tuple(partial(_read_parquet_files, group, rule) for group in _grouped(pieces))
     origins = tuple(file.origin for file in files)
     names = tuple(file.name for file in listing.files)
@@ -78,7 +82,7 @@ def read_parquet_source(listing: Listing, config: DataConfig) -> Reading:
 
 def _table_files(listing: Listing) -> list[TableFile]:
     return [
-        TableFile(listing.locate(file.name), Origin(number, listing.show(file.name)), file.bytes)
+        TableFile(listing.locate(file.name), Origin(number, listing.show(file.name)), file.bytes, file.bytes)
         for number, file in enumerate(listing.files)
     ]
 
@@ -132,10 +136,11 @@ def _read_csv_files(files: tuple[TableFile, ...], rule: RowRule, types: dict[str
     options = pcsv.ConvertOptions(column_types=types, include_columns=list(types))
     for file in files:
         rule.require(_csv_columns(file), file.origin.shown)
-        start = 0
+        start, unpacked = 0, Unpacked(file.packed, file.origin.shown)
         try:
             with _open_csv(file.place, options) as reader:
                 for batch in reader:
+                    unpacked.add(batch.nbytes)
                     if len(batch):
                         yield rule.block(pa.Table.from_batches([batch]), file.origin, start)
                     start += len(batch)
@@ -144,25 +149,37 @@ def _read_csv_files(files: tuple[TableFile, ...], rule: RowRule, types: dict[str
 
 
 def _open_parquet(file: TableFile) -> pq.ParquetFile:
+    refuse_unsafe_switches()  # of this node, which a driver elsewhere does not see
     try:
-        return pq.ParquetFile(open_anywhere(file.place))
+        opened = pq.ParquetFile(open_anywhere(file.place))
+        if not opened.schema_arrow.names:  # which makes the types of the columns
+            raise StageError("the file has no columns", where=file.origin.shown)
+        return opened
     except UNREADABLE as error:
         raise _unreadable(error, file) from None
+    except ValueError:  # of a type of Ray Data, whose own advice is to let the file run code
+        raise StageError(
+            "a column holds tensors of Ray Data whose description is a pickle, and pickles can run code",
+            where=file.origin.shown,
+            hint="write the file again with Ray 2.55 or newer, where you trust it",
+        ) from None
 
 
-def _first_row(opened: pq.ParquetFile, shown: str, name: str) -> pa.ChunkedArray:
+def _first_row(opened: pq.ParquetFile, file: TableFile, name: str) -> pa.ChunkedArray:
+    refuse_claim(opened.metadata, 0, file.packed, file.origin.shown)
     for batch in opened.iter_batches(batch_size=1, columns=[name]):
         return pa.Table.from_batches([batch]).column(name)
-    raise StageError("the file has no rows", where=shown)
+    raise StageError("the file has no rows", where=file.origin.shown)
 
 
-def _row_group_pieces(file: TableFile) -> Iterator[TableFile]:
+def _row_group_pieces(file: TableFile, rule: RowRule) -> Iterator[TableFile]:
     """A small file whole, a large one by row groups."""
     if file.bytes <= BLOCK_BYTES:
         yield file
         return
     with _open_parquet(file) as opened:
         metadata = opened.metadata
+    refuse_claim(metadata, rule.row_bytes, file.packed, file.origin.shown)
     first_row = 0
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
@@ -174,13 +191,16 @@ def _read_parquet_files(files: tuple[TableFile, ...], rule: RowRule) -> Iterator
     for file in files:
         with _open_parquet(file) as opened:
             rule.require(column_types(opened.schema_arrow, file.origin.shown), file.origin.shown)
-            start = file.first_row
+            if file.row_groups is None:
+                refuse_claim(opened.metadata, rule.row_bytes, file.packed, file.origin.shown)
+            start, unpacked = file.first_row, Unpacked(file.packed, file.origin.shown)
             try:
                 for batch in opened.iter_batches(
                     batch_size=max(1, BLOCK_BYTES // rule.row_bytes),
                     row_groups=file.row_groups,
                     columns=[*rule.columns, rule.label],
                 ):
+                    unpacked.add(batch.nbytes)
                     if len(batch):
                         yield rule.block(pa.Table.from_batches([batch]), file.origin, start)
                     start += len(batch)

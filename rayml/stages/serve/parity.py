@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rayml.artifacts.archives import refuse_compressed
 from rayml.errors import StageError
 from rayml.stages.serve.client import Answer, Asker, document_of
 
@@ -53,12 +55,13 @@ def load_frozen(folder: Path, samples: int) -> Frozen:
         StageError: the file is missing, damaged, or empty.
     """
     path = folder / PARITY_FILE
+    refuse_compressed(path, str(path), "export again")
     try:
         with np.load(path, allow_pickle=False) as arrays:
             ids, inputs, probabilities, labels = (
                 arrays[name] for name in ("sample_ids", "inputs", "probabilities", "labels")
             )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, MemoryError, zipfile.BadZipFile) as error:
         raise StageError(f"the frozen rows cannot be read: {error}", where=str(path), hint="export again") from error
     if not 0 < len(ids) == len(inputs) == len(probabilities) == len(labels):
         raise StageError(

@@ -73,6 +73,8 @@ def open_logits(folder: str | None, rows: int, classes: int) -> NDArray[np.float
     path = Path(folder) / LOGITS_FILE
     try:
         logits: NDArray[np.float32] = np.load(path, mmap_mode="r")
+        if not isinstance(logits, np.ndarray):
+            raise ValueError("it is an archive")
     except (OSError, ValueError) as error:
         raise StageError(f"the teacher's answers cannot be read: {error}", where=str(path)) from error
     if logits.shape != (rows, classes):
