@@ -43,8 +43,9 @@ class Hosts(Protocol):
     def remove(self, folder: Path) -> None:
         """Remove a folder here and for the others."""
 
-    def fetch(self, folder: Path, wants: Wants = every) -> None:
-        """Bring what others sent of a folder. What was only changed here stays."""
+    def fetch(self, folder: Path, wants: Wants = every, exact: bool = False) -> None:
+        """Bring what others sent of a folder. What was only changed here stays; with `exact`, what they removed
+        goes."""
 
     def filesystem(self, folder: Path) -> tuple[Any, str]:
         """A pyarrow file system on which all hosts see a folder of the run, and its path there; None: the local one."""
@@ -71,7 +72,7 @@ class OneFolder:
     def remove(self, folder: Path) -> None:
         shutil.rmtree(folder)
 
-    def fetch(self, folder: Path, wants: Wants = every) -> None:
+    def fetch(self, folder: Path, wants: Wants = every, exact: bool = False) -> None:
         pass
 
     def filesystem(self, folder: Path) -> tuple[Any, str]:

@@ -50,6 +50,10 @@ class Store(Protocol):
         """The artifact of a key, or None. Never a half-written one, nor one that lost a file or a part of one."""
         ...
 
+    def look(self, kind: str, key: str) -> Artifact | None:
+        """As `find`, and no file is brought here: its path holds the files once `find` was asked for it."""
+        ...
+
     def damage(self, kind: str, key: str) -> list[Fault]:
         """Why `find` refuses what was committed under a key; empty where it is whole, or nothing was committed."""
         ...
@@ -110,6 +114,9 @@ class LocalStore:
         if artifact is None or artifact.manifest.key != key or next(_missing(artifact), None):
             return None
         return artifact
+
+    def look(self, kind: str, key: str) -> Artifact | None:
+        return self.find(kind, key)
 
     def damage(self, kind: str, key: str) -> list[Fault]:
         folder = self._folder(kind, key)

@@ -84,17 +84,28 @@ def remove(folder: Path, bucket: Bucket, remote: str, index_file: Path, wants: C
     _save(index_file, {name: known for name, known in _load(index_file).items() if not wants(name)})
 
 
-def pull(folder: Path, bucket: Bucket, remote: str, index_file: Path, wants: Callable[[str], bool] = every) -> None:
+def pull(
+    folder: Path,
+    bucket: Bucket,
+    remote: str,
+    index_file: Path,
+    wants: Callable[[str], bool] = every,
+    exact: bool = False,
+) -> None:
     """Download what is new or was changed in the bucket, markers last. What was only changed here stays.
 
     What is removed there meanwhile is passed over.
 
     Args:
         wants: whether a file is of interest, by its path below `remote`.
+        exact: whether a file that was the same here and there, and is no longer there, is removed here too.
     """
     index = _load(index_file)
-    wanted = []
-    for entry in bucket.entries(remote):
+    entries, wanted = bucket.entries(remote), []
+    if exact:
+        there = {entry.path.removeprefix(remote) for entry in entries}
+        _drop(folder, index, {name for name in index if wants(name)} - there)
+    for entry in entries:
         name = entry.path.removeprefix(remote)
         known = index.get(name)
         same = known is not None and known.etag == entry.etag
@@ -112,6 +123,13 @@ def pull(folder: Path, bucket: Bucket, remote: str, index_file: Path, wants: Cal
 def is_inside(name: str) -> bool:
     """Whether a relative name stays below the folder that it is put into."""
     return bool(name) and "\\" not in name and not any(part in ("", ".", "..") for part in name.split("/"))
+
+
+def _drop(folder: Path, index: dict[str, Synced], names: set[str]) -> None:
+    """Remove files here, and what is known of them."""
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+        del index[name]
 
 
 def _files(folder: Path, wants: Callable[[str], bool]) -> tuple[list[str], list[str]]:

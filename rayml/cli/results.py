@@ -58,8 +58,8 @@ def show(
     What a trial was trained with: `rayml show RUN --trial 7 > job.yaml`, and `rayml run job.yaml` finds its result.
     """
     from rayml.observe.runs import Home
+    from rayml.observe.submissions import submissions
     from rayml.run.show import job_of, write_job
-    from rayml.run.submitted import submissions
 
     document, notes = job_of(Home(home), run, trial)
     notes += [str(each) for each in submissions(Home(home).find_run(run).path)]

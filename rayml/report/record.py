@@ -13,6 +13,7 @@ from rayml.artifacts.manifest import Artifact
 from rayml.artifacts.store import Store
 from rayml.errors import RaymlError
 from rayml.observe.events import Event, read_events
+from rayml.observe.submissions import submissions
 from rayml.plan.plan import Plan, Step
 from rayml.report.compress import compress_hop, compress_record
 from rayml.report.sweep import sweep_record
@@ -61,6 +62,7 @@ def collect(run_folder: Path, store: Store) -> Record:
             {"step": event.get("step"), "text": event.get("text", "")} for event in events if event["kind"] == "note"
         ],
         "environment": {name: artifact.manifest.environment for name, artifact in artifacts.items()},
+        "submitted": [each.model_dump() for each in submissions(run_folder)],
     }
     finite: Record = _finite(record)
     return finite
@@ -172,7 +174,7 @@ def _progress(mine: list[Event]) -> str | None:
 
 def _artifact(artifact: Artifact) -> Record:
     manifest = artifact.manifest
-    kept = ("metrics", "facts", "run", "created", "seconds", "inputs", "code")
+    kept = ("metrics", "facts", "run", "created", "seconds", "inputs", "code", "made_with")
     return {
         **{name: getattr(manifest, name) for name in kept},
         "path": str(artifact.path),

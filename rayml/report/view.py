@@ -25,6 +25,9 @@ STEP_PARTS = {
 }
 MEMORY_NAMES = {"host": "RAM", "gpu_tensors": "GPU, tensors", "gpu_reserved": "GPU, reserved"}
 
+MADE_WITH = {"image": "image", "package_code": "rayml", "user_code": "your code"}
+"""What is shown of a manifest's `made_with`; the stage's own code stands above it."""
+
 _IMAGE = re.compile(r"data:image/png;base64,[A-Za-z0-9+/]+={0,2}")
 
 
@@ -257,6 +260,12 @@ def _took(record: Record, step: Record) -> str:
     if step["attempts"] > 1:
         text += f", {step['attempts']} attempts"
     return text if step["status"] == "done" else f"{step['status']} after {text}"
+
+
+def made_with(step: Record) -> list[tuple[str, str]]:
+    """Image and code that made a step's artifact, by their digests; empty where an older rayml made it."""
+    known = step["artifact"]["made_with"] if step["artifact"] else {}
+    return [(title, known[name]) for name, title in MADE_WITH.items() if name in known]
 
 
 def environment(record: Record) -> list[tuple[str, str]]:

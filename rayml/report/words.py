@@ -1,8 +1,9 @@
-"""Numbers, times and sizes as a person reads them."""
+"""Numbers, times, sizes and digests as a person reads them."""
 
 from __future__ import annotations
 
 import math
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,6 +11,9 @@ MISSING = "\N{EN DASH}"
 VALUE_CHARS = 300
 """A longer value in a table of settings is cut; the JSON record has it whole."""
 
+SHOWN_DIGITS = 12
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _COMPARISONS = {">=": "≥", "<=": "≤"}
 
@@ -89,8 +93,19 @@ def moment(seconds: float | None) -> str:
 
 
 def stamp(created: str) -> str:
-    """The time of a manifest, ISO 8601, as `moment` writes it."""
-    return moment(datetime.fromisoformat(created).timestamp())
+    """The time of a manifest, ISO 8601, as `moment` writes it. Any other text stays: others can write to a storage."""
+    try:
+        return moment(datetime.fromisoformat(created).timestamp())
+    except (ValueError, OverflowError):
+        return created
+
+
+def short(digest: str) -> str:
+    """The beginning of a digest; that of an image after the last part of its name. Any other text stays."""
+    name, at, digits = digest.rpartition("@sha256:")
+    if not _SHA256.fullmatch(digits):
+        return digest
+    return f"{name.rpartition('/')[2]}{'@' if at else ''}{digits[:SHOWN_DIGITS]}"
 
 
 def count(amount: int, noun: str) -> str:

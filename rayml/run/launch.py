@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -16,12 +17,14 @@ from rayml.errors import RaymlError, StageError, error_from_json
 from rayml.observe.events import EventLog, EventReader
 from rayml.observe.progress import PlainWatcher, Watcher, conclude, watch
 from rayml.observe.runs import Home, RunFolder
+from rayml.observe.submissions import LOCAL
 from rayml.plan.plan import Plan
 from rayml.plan.show import Forecast
 from rayml.report.page import write_report
 from rayml.run.execution import EXIT_INTERRUPTED, execute
 from rayml.run.result import summarize
 from rayml.run.session import clean
+from rayml.run.submitted import record, submission
 
 POLL_INTERVAL_S = 0.1
 
@@ -31,12 +34,20 @@ def launch(plan: Plan, planned: Forecast, home: Home, console: Console) -> tuple
     run = home.create_run(plan)
     here = is_debugged(plan, planned)
     watcher = PlainWatcher(console, run.id) if here else watch(console, run.id, [step.name for step in plan.steps])
+    request = local.render(home, run)
+
+    def tell() -> None:
+        said = request.model_dump(mode="json")
+        record(submission(plan, run.id, LOCAL, str(home.root.absolute()), None, said), console)
+
     with watcher:
         if here:
+            tell()
             debug(home, run, watcher)
         elif planned.work:
-            follow(local.submit(local.render(home, run)), run, watcher)
+            follow(local.submit(request), run, watcher, tell)
         else:
+            tell()
             execute(home, run)
             for event in run.events():
                 watcher.show(event)
@@ -71,8 +82,12 @@ def debug(home: Home, run: RunFolder, watcher: Watcher) -> None:
         show_new(reader, watcher)
 
 
-def follow(job: local.Job, run: RunFolder, watcher: Watcher) -> None:
-    """Show events until the run's process ends. Ctrl-C or SIGTERM ends the run with everything it started."""
+def follow(job: local.Job, run: RunFolder, watcher: Watcher, first: Callable[[], None]) -> None:
+    """Show events until the run's process ends. Ctrl-C or SIGTERM ends the run with everything it started.
+
+    Args:
+        first: done at once, while the process imports what it needs.
+    """
     reader = EventReader(run.events_path)
     asked_to_stop = []
 
@@ -81,6 +96,7 @@ def follow(job: local.Job, run: RunFolder, watcher: Watcher) -> None:
 
     previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
+        first()
         while job.status() is None and not asked_to_stop:
             show_new(reader, watcher)
             watcher.tick()

@@ -13,7 +13,7 @@ from rich.table import Table
 from rayml.errors import PlanError
 from rayml.observe.events import Event, EventReader
 from rayml.observe.progress import PlainWatcher
-from rayml.observe.runs import RunFolder
+from rayml.observe.runs import NoSuchRun, RunFolder
 from rayml.redact.text import redacted
 from rayml.run.storage import FolderStorage, Storage, open_storage
 
@@ -30,7 +30,13 @@ def reading(storage: str | None, home: Path) -> Storage:
 def find(storage: str | None, home: Path, name: str) -> tuple[Storage, RunFolder]:
     """A run by its name or the beginning of it, with all that is kept of it. NoSuchRun where there is none."""
     kept = reading(storage, home)
-    run = kept.home.find_run(name)
+    try:
+        run = kept.home.find_run(name)
+    except NoSuchRun as error:
+        if storage is None:
+            raise
+        # The home of a bucket is a folder of this host that nobody has to know.
+        raise NoSuchRun(f"no run {name!r} in {storage}", hint=error.hint) from None
     kept.refresh(run.id)
     return kept, run
 

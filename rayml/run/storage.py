@@ -87,11 +87,13 @@ class FolderStorage:
 class BucketStorage:
     """A bucket, and a folder of this node with what is made or needed here."""
 
-    def __init__(self, store: S3Store) -> None:
+    def __init__(self, store: S3Store, exact: bool = False) -> None:
         """
         Args:
             store: below `artifacts` of the storage's prefix, as `open_artifacts` opens it.
+            exact: whether what somebody removed from the bucket goes here too; a driver keeps what it has.
         """
+        self._exact = exact
         self._store = store
         self._scratch = store.cache.parent
         self._hosts = store.hosts()
@@ -140,7 +142,7 @@ class BucketStorage:
 
     def refresh(self, run: str = "") -> None:
         if run:
-            self._hosts.fetch(run_folder(self.home, run).path)
+            self._hosts.fetch(run_folder(self.home, run).path, exact=self._exact)
         else:
             self._bring_outlines()
 
@@ -152,7 +154,7 @@ class BucketStorage:
         folder, index = self._scratch / "runs", self._scratch / "outlines.json"
         folder.mkdir(exist_ok=True)
         wants = lambda name: name.endswith(("/plan.json", "/events.jsonl"))  # noqa: E731
-        pull(folder, self._store.bucket.beside("runs"), "", index, wants)
+        pull(folder, self._store.bucket.beside("runs"), "", index, wants, self._exact)
 
     def _push(self, run: RunFolder, plan: Plan) -> None:
         """Send what is new. LeaseLost where another driver may have taken over: its events must not be written over."""
@@ -185,7 +187,7 @@ def open_storage(uri: str, to_read: bool = False) -> Storage:
     """
     store = open_artifacts(uri, "read" if to_read else "write")
     if isinstance(store, S3Store):
-        return BucketStorage(store)
+        return BucketStorage(store, exact=to_read)
     assert isinstance(store, LocalStore), "open_store opens these two"
     return FolderStorage(store.root.parent.absolute())
 

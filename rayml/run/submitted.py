@@ -1,11 +1,12 @@
-"""Who submitted what: a record of each time that a run was handed to a cluster, kept beside the run in its storage.
+"""Who submitted what: a record of each time that a run was started, kept beside the run in its storage.
 
 Each record is a file of its own that is created once and never written again, on a disk as in a bucket::
 
     <storage>/runs/digits-1/submitted/20260131T090000Z-9b1c22aa.json
 
-It is written before anything is sent, so that no run goes on of which nobody knows who asked for it. It says what the
-submitter's machine said of itself: a person who may write to the storage can write a false one (docs/supply-chain.md).
+It is written before anything is sent to a cluster, so that no run goes on of which nobody knows who asked for it; that
+of `rayml run`, while the process of the run starts. It says what the submitter's machine said of itself: a person who
+may write to the storage can write a false one (docs/supply-chain.md).
 """
 
 from __future__ import annotations
@@ -14,14 +15,11 @@ import json
 import os
 import platform
 import pwd
-import re
 import secrets
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.console import Console
 
 from rayml import __version__
@@ -31,50 +29,17 @@ from rayml.artifacts.manifest import digest
 from rayml.artifacts.opening import open_artifacts, runs_beside
 from rayml.backends.ray.packing import files_of
 from rayml.errors import RaymlError
+from rayml.observe.submissions import FOLDER, LOCAL, Submission
 from rayml.plan.plan import Plan
 from rayml.redact.text import cleaned
 from rayml.run.provenance import files_digest, package_digest
 
-FOLDER = "submitted"
 PATIENCE_S = 5.0
 """For the bucket: a storage that only the cluster can reach must not hold up who submits."""
-START_OF_SCHEDULE = re.compile(r"-\d{8}-\d{6}-[a-z0-9]{5}\Z")
-"""The end of the name of a run that a schedule started (rayml.run.scheduled)."""
-
-
-class Submission(BaseModel):
-    """One record. Keys that a newer rayml added are tolerated when it is read back."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    run: str
-    time: str
-    """UTC, ISO 8601."""
-    user: str
-    """The login of the process's user, by its number: no environment variable is believed."""
-    host: str
-    rayml: str
-    rayml_code: str
-    """Digest of all of rayml on that machine."""
-    cluster: str
-    """The kind of the cluster file."""
-    storage: str
-    plan: str
-    """Digest of the plan, without what is said anew on the way (`plan_digest`)."""
-    code: str | None
-    """Digest of the user's files that travel; None for a job without any."""
-    image: str | None
-    """By its digest; None where the cluster's own Python runs the job."""
-    request: str
-    """Digest of the request as it is sent."""
-
-    def __str__(self) -> str:
-        image = f", image {self.image}" if self.image else ""
-        return f"submitted {self.time} by {self.user} at {self.host} with rayml {self.rayml}{image}"
 
 
 def submission(plan: Plan, run: str, cluster: str, storage: str, image: str | None, request: object) -> Submission:
-    """The record of what is about to be sent. Reads the code folder.
+    """The record of what is about to be sent. Reads the code folder, unless the code is used where it lies.
 
     Args:
         request: the documents that are sent, as JSON knows them.
@@ -89,7 +54,7 @@ def submission(plan: Plan, run: str, cluster: str, storage: str, image: str | No
         cluster=cluster,
         storage=storage,
         plan=plan_digest(plan),
-        code=None if plan.code is None else folder_digest(Path(plan.code)),
+        code=None if plan.code is None or cluster == LOCAL else folder_digest(Path(plan.code)),
         image=image,
         request=digest(request),
     )
@@ -154,21 +119,6 @@ def runs_of(storage: str) -> Bucket | Path:
     """Where a storage keeps its runs."""
     runs = runs_beside(open_artifacts(storage, "read"))
     return runs if isinstance(runs, Path) else Bucket(runs.name, runs.prefix, PATIENCE_S)
-
-
-def submissions(run_folder: Path) -> list[Submission]:
-    """What is known of a run's submissions, the oldest first; those of its schedule where one started it."""
-    schedule = run_folder.with_name(START_OF_SCHEDULE.sub("", run_folder.name))
-    return list(read(run_folder)) or list(read(schedule))
-
-
-def read(run_folder: Path) -> Iterator[Submission]:
-    """Every record of a run that can be read."""
-    for path in sorted((run_folder / FOLDER).glob("*.json")):
-        try:
-            yield Submission.model_validate_json(path.read_bytes())
-        except ValidationError:
-            continue
 
 
 def as_json(found: list[Submission]) -> list[dict[str, Any]]:

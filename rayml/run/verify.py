@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from rayml.artifacts.manifest import Artifact
 from rayml.artifacts.store import KEY_CHARACTERS, Fault, Store
 from rayml.observe.runs import RunFolder
-from rayml.run.submitted import Submission, submissions
+from rayml.observe.submissions import Submission, submissions
 from rayml.run.verify_origin import origin_faults, origin_notes
 
 
@@ -53,7 +53,7 @@ def _artifacts_of(run: RunFolder, store: Store) -> tuple[list[Artifact], list[Fa
     """The artifact of each step of a run, and what is wrong where there is none."""
     found, faults = [], []
     for step in run.plan().steps:
-        artifact = store.find(step.name, step.key)
+        artifact = store.look(step.name, step.key)
         if artifact is not None:
             found.append(artifact)
             continue
@@ -74,5 +74,5 @@ def _broken_links(artifact: Artifact, store: Store) -> list[Fault]:
     return [
         Fault(name, f"{kind}/{key[:KEY_CHARACTERS]}", "was its input and is gone or damaged")
         for kind, key in manifest.inputs.items()
-        if store.find(kind, key) is None
+        if store.look(kind, key) is None
     ]

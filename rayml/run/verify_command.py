@@ -12,6 +12,8 @@ from rayml.run.submitted import as_json
 from rayml.run.verify import Verdict, verify_all, verify_origin
 from rayml.spec.words import count
 
+OTHER_BYTES = "has other bytes"
+"""How `Store.verify` begins its sentence on a file whose sha256 differs."""
 HELD = "every file is as it was written, every link of the lineage is there"
 
 
@@ -43,4 +45,12 @@ def error_of(faults: list[Fault]) -> GateError | None:
     if not faults:
         return None
     sentences = "\n".join(f"{fault.artifact}: {fault.file} {fault.what}" for fault in faults)
-    return GateError(sentences, hint="run the job again; where a file has other bytes, remove its folder first")
+    changed = sorted({folder_of(fault) for fault in faults if OTHER_BYTES in fault.what})
+    first = f"; where a file has other bytes, remove its folder first: {', '.join(changed)}" if changed else ""
+    return GateError(sentences, hint=f"run the job again{first}")
+
+
+def folder_of(fault: Fault) -> str:
+    """Where the artifact of a file lies: a folder, or the beginning of the names of its objects."""
+    before, name, _ = fault.file.partition(fault.artifact)
+    return before + name

@@ -14,9 +14,10 @@ from rayml.artifacts.manifest import Artifact
 from rayml.artifacts.store import KEY_CHARACTERS, Fault
 from rayml.backends.ray.packing import CODE_FOLDER
 from rayml.observe.runs import RunFolder
+from rayml.observe.submissions import Submission
 from rayml.plan.plan import Plan
 from rayml.run.provenance import modules_digest
-from rayml.run.submitted import Submission, folder_digest, plan_digest
+from rayml.run.submitted import folder_digest, plan_digest
 
 SHOWN = 12
 """Hex digits of a digest that people see."""
@@ -48,7 +49,7 @@ def origin_notes(run: RunFolder, artifacts: list[Artifact], submitted: list[Subm
     if plan.code is not None and not copy_of_code(run).is_dir():
         notes.append(f"code: the run keeps no copy of {plan.code}; `rayml submit` keeps one, `rayml run` does not")
     if not submitted:
-        notes.append("submitted: no record; it was started by `rayml run`, or from a machine that saw no storage")
+        notes.append("submitted: no record; an older rayml started it, or a machine that saw no storage")
     return notes
 
 

@@ -184,6 +184,8 @@ def test_bytes_that_changed_in_the_bucket_are_not_handed_out(store, other):
     key = digest("rotten")
     artifact = store.commit(write(store, key), manifest(key))
     file = TestS3Store().harm(store, artifact, "flip")
+    assert [fault.file for fault in other.verify(other.look("train", key))] == [file], "and need not be, to be verified"
+    assert not other.look("train", key).path.exists()
     with pytest.raises(BackendError, match="other bytes came") as caught:
         other.find("train", key)
     assert caught.value.where == file

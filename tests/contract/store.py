@@ -64,7 +64,7 @@ class StoreContract:
         folder = write(store, key)
         committed = store.commit(folder, manifest(key))
         found = store.find("train", key)
-        assert found == committed
+        assert found == committed == store.look("train", key)
         assert (found.path / "model.safetensors").read_bytes() == b"weights"
         assert {entry.path for entry in found.manifest.files} == {"model.safetensors", "deep/ordner für daten/x.bin"}
         assert found.manifest.facts == {"classes": ["ä", "b"]}
@@ -82,7 +82,7 @@ class StoreContract:
     def test_nothing_is_found_before_the_commit(self, store):
         key = digest("half")
         write(store, key)
-        assert store.find("train", key) is None
+        assert store.find("train", key) is None and store.look("train", key) is None
         assert list(store.artifacts()) == []
 
     def test_another_kind_or_key_is_not_found(self, store):
@@ -134,7 +134,7 @@ class StoreContract:
         key = digest("damaged")
         artifact = store.commit(write(store, key), manifest(key))
         file = self.harm(store, artifact, damage)
-        assert store.find("train", key) is None
+        assert store.find("train", key) is None and store.look("train", key) is None
         assert file in {fault.file for fault in store.damage("train", key)}
         assert [fault.file for fault in store.verify(artifact)] == [
             fault.file for fault in store.damage("train", key)

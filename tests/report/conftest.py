@@ -190,9 +190,32 @@ def outcome(name, classes, epochs, document):
 class Runs:
     """Makes run folders that share one store."""
 
+    IMAGE = f"registry.example:5000/team/rayml@sha256:{'1' * 64}"
+
     def __init__(self, root):
         self.root = root
         self.store = LocalStore(root / "artifacts")
+        self.made_with = {}
+
+    def submit(self, folder, number, **changes):
+        """A record of who started a run, as `rayml submit` leaves it."""
+        said = {
+            "run": folder.name,
+            "time": f"2026-11-21T2{number}:20:07.512+00:00",
+            "user": "jürgen",
+            "host": "laptop-7",
+            "rayml": "0.1.0",
+            "rayml_code": digest("rayml"),
+            "cluster": "kuberay",
+            "storage": "s3://bucket/rayml",
+            "plan": digest("plan"),
+            "code": None,
+            "image": self.IMAGE,
+            "request": digest("request"),
+        }
+        path = folder / "submitted" / f"20261121T2{number}2007Z.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({**said, **changes}), encoding="utf-8")
 
     def make(self, *, classes=DIGITS, job="ziffern", run=RUN, fate="passed", stop_in=None, tabular=False, epochs=15):
         """A run folder. `fate` is passed, failed, gate, interrupted or killed; all but passed end in `stop_in`."""
@@ -291,6 +314,7 @@ class Runs:
                 metrics=metrics,
                 facts=facts,
                 environment=ENVIRONMENT,
+                made_with=self.made_with,
                 run=run,
                 job=plan.job,
                 created="2026-11-21T23:26:41.512+00:00",

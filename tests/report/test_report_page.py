@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from rayml.artifacts.manifest import digest
 from rayml.report import view
 from rayml.report.page import SECTIONS, render, write_report
 from rayml.report.record import collect
@@ -179,6 +180,43 @@ def test_a_job_without_a_section_says_so(runs):
     assert "The job has no evaluate section." in page.texts["confusion"]
     assert "The job exports nothing" in page.texts["promises"]
     assert "The job sets no gate." in page.texts["metrics"]
+
+
+def test_what_a_step_was_made_with_is_short_and_whole_in_a_title(runs):
+    runs.made_with = {"image": runs.IMAGE, "package_code": "a" * 64, "stage_code": "b" * 64, "user_code": "c" * 64}
+    page = page_of(runs)
+    said = f"Made with image rayml@{'1' * 12} , rayml {'a' * 12} , your code {'c' * 12}"
+    assert page.texts["lineage"].count(said) == 5
+    titles = [attributes.get("title") for attributes in page.all("abbr")]
+    assert all(titles.count(whole) == 5 for whole in (runs.IMAGE, "a" * 64, "c" * 64))
+
+
+def test_who_started_a_run_is_said_each_time(runs):
+    folder = runs.make()
+    runs.submit(folder, 1, user="anna", host="<b>old</b>", image=None, cluster="local")
+    runs.submit(folder, 2)
+    page = Page(write_report(folder, runs.store).read_text(encoding="utf-8"))
+    assert page.unclosed == [] and "By jürgen at laptop-7, the last of 2 Machine" in page.texts["summary"]
+    assert "21 Nov 2026, 21:20 UTC anna <b>old</b> local 0.1.0," in page.texts["lineage"]
+    assert f"21 Nov 2026, 22:20 UTC jürgen laptop-7 kuberay, rayml@{'1' * 12} 0.1.0," in page.texts["lineage"]
+    assert {runs.IMAGE, digest("plan")} <= {attributes.get("title") for attributes in page.all("abbr")}
+
+
+def test_a_record_that_somebody_made_up_stays_text(runs):
+    folder = runs.make()
+    runs.submit(folder, 1, time="yesterday", plan="<script>", image="my-image:latest")
+    (folder / "submitted" / "torn.json").write_text("{")
+    page = Page(write_report(folder, runs.store).read_text(encoding="utf-8"))
+    assert not page.all("script") and page.open == []
+    assert "yesterday jürgen laptop-7 kuberay, my-image:latest" in page.texts["lineage"]
+    assert "By jürgen at laptop-7 Machine" in page.texts["summary"], "there is no earlier start to speak of"
+
+
+def test_nothing_is_said_of_an_origin_that_nobody_recorded(any_page):
+    page = Page(any_page)
+    assert "Made with" not in page.texts["lineage"] and "started this run" not in page.texts["lineage"]
+    assert " By " not in page.texts["summary"]
+    assert not [attributes for _, attributes in page.elements if attributes.get("id") == "starts"]
 
 
 def test_names_from_outside_stay_text(runs):

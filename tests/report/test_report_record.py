@@ -26,6 +26,7 @@ PARTS = {
     "data": (dict, type(None)),
     "notes": list,
     "environment": dict,
+    "submitted": list,
 }
 RUN = {
     "id": str,

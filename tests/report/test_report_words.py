@@ -111,3 +111,22 @@ def test_names_of_curves_do_not_overlap():
     placed = sorted(heights)
     assert all(below - above >= 14 for above, below in pairwise(placed))
     assert heights[2] == 20
+
+
+@pytest.mark.parametrize(
+    ("whole", "shown"),
+    [
+        ("0123456789abcdef" * 4, "0123456789ab"),
+        (f"registry.example:5000/team/rayml@sha256:{'ab' * 32}", "rayml@abababababab"),
+        (f"rayml@sha256:{'ab' * 32}", "rayml@abababababab"),
+        ("my-image:latest", "my-image:latest"),
+        ("", ""),
+    ],
+)
+def test_a_digest_is_shortened_and_nothing_else_is(whole, shown):
+    assert words.short(whole) == shown
+
+
+def test_a_time_that_is_none_stays_as_it_was_written():
+    assert words.stamp("2026-11-21T23:26:41.512+00:00") == "21 Nov 2026, 23:26 UTC"
+    assert words.stamp("yesterday") == "yesterday"

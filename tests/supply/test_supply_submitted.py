@@ -9,9 +9,10 @@ import pytest
 from rich.console import Console
 
 from rayml.observe.runs import Home
+from rayml.observe.submissions import Submission, submissions
 from rayml.plan.plan import ClusterPlan, Origin, Plan, Resources, Step
 from rayml.run import submitted
-from rayml.run.submitted import Submission, folder_digest, login, plan_digest, record, submission, submissions
+from rayml.run.submitted import folder_digest, login, plan_digest, record, submission
 
 DIGEST = "sha256:" + "1" * 64
 IMAGE = f"registry.example/rayml@{DIGEST}"
