@@ -167,7 +167,7 @@ def answers(tmp_path, data, folder, splits=("train",), keep_model=False, others=
     policy = {"teachers": {path.name: str(path) for path in others}}
     config = {"splits": list(splits), "keep_model": keep_model, "seed": 0, "others": list(policy["teachers"])}
     inputs = {name: SimpleNamespace(path=path) for name, path in {"data": data, "model": folder}.items()}
-    context = SimpleNamespace(out=out, plan=SimpleNamespace(code=None), emit=lambda kind, **fields: None)
+    context = SimpleNamespace(out=out, work=out, plan=SimpleNamespace(code=None), emit=lambda kind, **fields: None)
     return out, teacher.run(make_step("teacher", config, {}, "", policy), inputs, context)
 
 
