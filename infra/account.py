@@ -70,6 +70,8 @@ SMALLEST_PREFIX, LARGEST_PREFIX = 16, 22
 """What a VPC may have (at most a /16), and the least from which three zones still get a subnet of a /24."""
 ADDRESSES_PER_NODE = 60
 """Each pod has one of the subnet, and the network plugin keeps another interface's ready: twice 30, on most sizes."""
+LONGEST_ROLE = 64
+"""Characters of a role's name in IAM."""
 RESERVED_ADDRESSES = 5
 """That AWS keeps of each subnet."""
 
@@ -116,6 +118,14 @@ def near_instances(name: str) -> list[str]:
     return family or letter or list(INSTANCES)
 
 
+def _none_twice(names: tuple[str, ...]) -> tuple[str, ...]:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"{listed_names(twice, 'and')} stands there twice; leave it out once")
+    return names
+
+
+NoneTwice = AfterValidator(_none_twice)
 InstanceName = Annotated[str, AfterValidator(_known_instance), Fits("an instance type such as `m7i.4xlarge`")]
 Endpoint = Literal["ec2", "ecr.api", "ecr.dkr", "eks", "eks-auth", "sts", "autoscaling", "logs"]
 
@@ -125,11 +135,11 @@ class NetworkSpec(Spec):
 
     cidr: Annotated[str, AfterValidator(_private_block), Fits("a private block of addresses, such as `10.42.0.0/16`")]
     """Of the whole network. It cannot be changed later."""
-    zones: Annotated[tuple[str, ...], Field(min_length=2, max_length=3)]
-    """Two or three, of the region: EKS refuses a single one."""
+    zones: Annotated[tuple[str, ...], Field(min_length=2, max_length=3), NoneTwice]
+    """Two or three, of the region: EKS refuses a single one, and those with the ids use1-az3, usw1-az2 and cac1-az3."""
     nat: Literal["one", "per_zone"] = "one"
     """Ways out. With `one`, a zone that fails takes the way out of the others with it."""
-    endpoints: tuple[Endpoint, ...] = ("ec2", "ecr.api", "ecr.dkr", "eks", "eks-auth", "sts")
+    endpoints: Annotated[tuple[Endpoint, ...], NoneTwice] = ("ec2", "ecr.api", "ecr.dkr", "eks", "eks-auth", "sts")
     """Services that are reached without the way out. Each costs by hour and zone; S3's is always there, for nothing."""
 
 
@@ -138,7 +148,7 @@ class ClusterSpec(Spec):
 
     version: Version
     """Of Kubernetes. One that AWS no longer supports costs six times as much."""
-    admins: Annotated[tuple[RoleArn, ...], Field(min_length=1)]
+    admins: Annotated[tuple[RoleArn, ...], Field(min_length=1), NoneTwice]
     """Who may do everything in the cluster. Without one, nobody may do anything."""
     public_access: tuple[Annotated[str, AfterValidator(_narrow_block)], ...] = ()
     """Addresses outside that reach the API server. Without any, it is reached from within the network only."""
@@ -217,9 +227,9 @@ class TeamSpec(Spec):
     """Made by k8s/."""
     prefix: Prefix | None = None
     """The folder. The namespace's name where nothing is written; `storage` of a cluster file goes on below it."""
-    accounts: Annotated[tuple[Label, ...], Field(min_length=1)] = ("rayml-worker", "rayml-head")
+    accounts: Annotated[tuple[Label, ...], Field(min_length=1), NoneTwice] = ("rayml-worker", "rayml-head")
     """Service accounts whose pods may use it."""
-    reads: tuple[Readable, ...] = ()
+    reads: Annotated[tuple[Readable, ...], NoneTwice] = ()
     """Buckets, or folders of them, whose data they may read besides: `data.source.path: s3://our-data/images`."""
 
     @property
@@ -238,7 +248,7 @@ class StorageSpec(Spec):
 class WatchSpec(Spec):
     """Who is told, and of what."""
 
-    emails: Annotated[tuple[Email, ...], Field(min_length=1)]
+    emails: Annotated[tuple[Email, ...], Field(min_length=1), NoneTwice]
     """Each has to confirm a mail from AWS once."""
     budget_usd_per_month: float = Field(gt=0)
     """Mails at 50, 80 and 100 % of it, and when the month is going to exceed it. It stops nothing."""
@@ -260,7 +270,7 @@ class AccountSpec(Spec):
     pools: PoolsSpec
     teams: Annotated[tuple[TeamSpec, ...], Field(min_length=1)]
     storage: StorageSpec = StorageSpec()
-    images: tuple[ImageName, ...] = ("rayml",)
+    images: Annotated[tuple[ImageName, ...], NoneTwice] = ("rayml",)
     """Repositories of the registry."""
     watch: WatchSpec
 
@@ -268,6 +278,10 @@ class AccountSpec(Spec):
     def bucket(self) -> str:
         """Its name, which has to be the only one of that name in the world."""
         return f"{self.name}-{self.account}-{self.region}"
+
+    def role_of(self, team: TeamSpec) -> str:
+        """The name of a team's role. IAM has one list of names for all regions."""
+        return f"{self.name}-{self.region}-{team.namespace}"
 
     @model_validator(mode="after")
     def _zones_are_of_the_region(self) -> AccountSpec:
@@ -292,6 +306,17 @@ class AccountSpec(Spec):
                 f"network.cidr `{self.network.cidr}` has {there:,} private addresses, and {nodes} nodes take "
                 f"{needed:,}; write a larger block such as `10.42.0.0/16`, or a smaller `max`"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _roles_can_be_named(self) -> AccountSpec:
+        for team in self.teams:
+            role = self.role_of(team)
+            if len(role) > LONGEST_ROLE:
+                raise ValueError(
+                    f"teams: the role `{role}` has {len(role)} characters, and IAM takes {LONGEST_ROLE}; write a "
+                    f"shorter `name`, or a namespace of {LONGEST_ROLE - len(role) + len(team.namespace)} at most"
+                )
         return self
 
     @model_validator(mode="after")

@@ -24,11 +24,12 @@ INSTALL = f"nvm install {ADVISED}, or your system's package of Node.js {ADVISED}
 
 
 def installed() -> str | None:
-    """What `node --version` says; None where there is no node."""
+    """What `node --version` says, its complaint where it fails; None where there is no node."""
     program = shutil.which("node")
     if program is None:
         return None
-    return subprocess.run([program, "--version"], capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+    done = subprocess.run([program, "--version"], capture_output=True, text=True, check=False, timeout=30)
+    return (done.stdout or done.stderr).strip().partition("\n")[0]
 
 
 def quiet_jsii() -> None:

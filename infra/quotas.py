@@ -67,7 +67,14 @@ def client(region: str) -> Any:
         import boto3
     except ImportError:
         raise PlanError("boto3 is not installed", hint="pip install 'rayml[infra]'") from None
-    return boto3.client("service-quotas", region_name=region)
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        return boto3.client("service-quotas", region_name=region)
+    except BotoCoreError as error:
+        raise BackendError(
+            f"Service Quotas cannot be asked: {error}", hint="aws configure list-profiles, then set AWS_PROFILE"
+        ) from error
 
 
 def limit_of(service_quotas: Any, quota: Quota) -> float:

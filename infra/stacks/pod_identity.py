@@ -1,4 +1,7 @@
-"""Roles that pods get by their service account (EKS Pod Identity): no keys, nothing that could be copied."""
+"""Roles that pods get by their service account (EKS Pod Identity): no keys, nothing that could be copied.
+
+boto3 and Arrow's C++ both take them (tests/artifacts/test_pod_identity.py).
+"""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def let_team_use_bucket(
     role = aws_iam.Role(
         scope,
         f"Team-{team.namespace}",
-        role_name=f"{account.name}-{account.region}-{team.namespace}",
+        role_name=account.role_of(team),
         description=f"Pods of namespace {team.namespace}: s3://{account.bucket}/{folder}",
         assumed_by=assumed_by_pods(account, team.namespace, team.accounts),
     )

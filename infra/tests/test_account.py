@@ -78,6 +78,29 @@ CASES = {
         "is not a bucket with or without a folder, such as `our-data/images`",
     ),
     "budget of 0": (("budget_usd_per_month: 5000", "budget_usd_per_month: 0"), "0 is not a number above 0"),
+    "a zone twice": (("us-east-1b]", "us-east-1a]"), "network.zones: `us-east-1a` stands there twice"),
+    "an image twice": (("images: [rayml,", "images: [rayml, rayml,"), "images: `rayml` stands there twice"),
+    "an admin twice": (
+        ("admins: [", 'admins: ["arn:aws:iam::111122223333:role/rayml-admin", '),
+        "cluster.admins: `arn:aws:iam::111122223333:role/rayml-admin` stands there twice",
+    ),
+    "an address twice": (
+        ("[platform@example.com]", "[platform@example.com, platform@example.com]"),
+        "watch.emails: `platform@example.com` stands there twice",
+    ),
+    "an endpoint twice": (("  nat: one", "  nat: one\n  endpoints: [sts, sts]"), "network.endpoints: `sts` stands"),
+    "an account twice": (
+        ("{namespace: rayml}", "{namespace: rayml, accounts: [x, x]}"),
+        "teams.0.accounts: `x` stands there twice",
+    ),
+    "data twice": (
+        ("{namespace: rayml}", "{namespace: rayml, reads: [our-data, our-data]}"),
+        "teams.0.reads: `our-data` stands there twice",
+    ),
+    "a role that IAM does not take": (
+        ("{namespace: rayml}", f"{{namespace: {'a' * 49}}}"),
+        "has 65 characters, and IAM takes 64; write a shorter `name`, or a namespace of 48 at most",
+    ),
     "mail": (("platform@example.com", "platform"), "watch.emails"),
 }
 

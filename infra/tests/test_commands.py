@@ -74,6 +74,13 @@ def test_quotas_without_credentials(tmp_path):
     assert "aws sso login" in done.stderr
 
 
+def test_quotas_with_a_profile_that_is_not_there(tmp_path):
+    nowhere = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "AWS_PROFILE": "absent"}
+    done = infra("quotas", environ=nowhere)
+    assert done.returncode == 5
+    assert "The config profile (absent) could not be found\n  aws configure list-profiles" in done.stderr
+
+
 @needs_node
 def test_synth(tmp_path):
     done = infra("synth", "--to", str(tmp_path / "out"))

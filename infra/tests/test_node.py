@@ -6,7 +6,7 @@ import datetime
 
 import pytest
 
-from infra.node import warning
+from infra.node import installed, warning
 from rayml.errors import PlanError
 
 BEFORE, AFTER = datetime.date(2026, 4, 1), datetime.date(2026, 5, 1)
@@ -32,3 +32,12 @@ def test_a_node_that_cannot_run_the_cdk_is_refused(version, what):
     with pytest.raises(PlanError, match=what) as error:
         warning(version, AFTER)
     assert "nvm install 24" in error.value.hint
+
+
+def test_a_node_that_fails_is_refused_with_what_it_says(tmp_path, monkeypatch):
+    program = tmp_path / "node"
+    program.write_text("#!/bin/sh\necho 'node: libatomic.so.1: cannot open shared object file' >&2\nexit 127\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(PlanError, match="cannot open shared object"):
+        warning(installed(), AFTER)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import secrets
 import shutil
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
-from rayml.artifacts.bucket import Entry, bucket_at, each
+from rayml.artifacts.bucket import Entry, bucket_at, each, in_bucket
 from rayml.artifacts.work import is_inside
 from rayml.errors import BackendError
 
@@ -14,15 +15,18 @@ WEIGHTS = (".safetensors", ".json")
 """How files of weights end, and what describes them."""
 
 
-def bring_weights(place: str, folder: Path) -> Path:
+def bring_weights(place: str, folder: Path, check: Callable[[], None] | None = None) -> Path:
     """Weights on this host: the path itself, or a copy of `s3://bucket/path` in `folder`.
 
     Of a folder, what lies right in it and ends in one of WEIGHTS is brought. A copy appears whole or not at all.
 
+    Args:
+        check: called once the files are here, before they appear; what it raises keeps them from appearing.
+
     Raises:
         BackendError: nothing is there, or the bucket cannot be reached.
     """
-    if not place.startswith("s3://"):
+    if not in_bucket(place):
         return Path(place)
     parent, _, name = place.rstrip("/").rpartition("/")
     target = folder / name
@@ -32,6 +36,8 @@ def bring_weights(place: str, folder: Path) -> Path:
     copy = target.with_name(f".{name}.{secrets.token_hex(4)}")
     try:
         _download(place, parent, copy)
+        if check is not None:
+            check()
         if not target.exists():  # the work of another process of this host
             copy.rename(target)
     finally:

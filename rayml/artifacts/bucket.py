@@ -11,6 +11,7 @@ import functools
 import hashlib
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -34,6 +35,9 @@ TRANSFERS = 8
 """Files that travel at a time."""
 CONFLICT_TRIES = 20
 CONFLICT_PAUSE_S = 0.1
+
+OF_AWS = re.compile(r"s3(\.[a-z0-9-]+)?\.amazonaws\.com(\.cn)?")
+"""The host that boto3 takes where nobody names one."""
 
 REFUSED = {"PreconditionFailed", "412"}
 ABSENT = {"NoSuchKey", "NotFound", "404"}
@@ -193,6 +197,11 @@ class Bucket:
             said = answer["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region")
             return str(said or client.meta.region_name or "") or None
 
+    def server(self) -> str | None:
+        """The URL of a server that is not AWS's, as the environment or a profile names it; None for AWS."""
+        url = str(self._client().meta.endpoint_url)
+        return None if OF_AWS.fullmatch(urlsplit(url).hostname or "") else url
+
     def date(self) -> str:
         """What time it is for the server: the Date header of its answer, empty where it sends none."""
         with self._told("") as client:
@@ -287,6 +296,11 @@ class Bucket:
             if self._made is None:
                 self._made = _make_client(self.timeout_s)
             return self._made
+
+
+def in_bucket(place: str) -> bool:
+    """Whether a place is an address `s3://bucket/path`, and no path of this machine."""
+    return place.startswith("s3://")
 
 
 def bucket_at(uri: str) -> Bucket:

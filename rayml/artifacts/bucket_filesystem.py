@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from rayml.artifacts.bucket import ATTEMPTS, CONNECT_TIMEOUT_S, Bucket
@@ -19,13 +18,8 @@ def filesystem(bucket: Bucket) -> Any:
     from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
 
     return S3FileSystem(
-        endpoint_override=endpoint(),
+        endpoint_override=bucket.server(),
         region=bucket.region(),
         connect_timeout=CONNECT_TIMEOUT_S,
         retry_strategy=AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
     )
-
-
-def endpoint() -> str | None:
-    """A server that is not AWS's, by boto3's names for it."""
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")

@@ -5,6 +5,8 @@ The text is parsed apart from the command that makes it, so that recordings of o
 
 from __future__ import annotations
 
+import contextlib
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -15,6 +17,9 @@ from rayml.doctor.finding import Finding, ok, warning, wrong
 from rayml.spec.words import count
 
 TIMEOUT_S = 10.0
+NO_ANSWER = f"no answer within {TIMEOUT_S:.0f} s"
+DEATH_S = 1.0
+LOG = re.compile(r"<nvidia_smi_log>.*</nvidia_smi_log>", re.DOTALL)
 DEVICES = Path("/dev/nvidiactl")
 LEAST_FREE = 0.9
 """Share of a GPU's memory below which somebody else works on it."""
@@ -41,8 +46,15 @@ class Driver:
 
     version: str
     cuda: str
-    """The newest CUDA that it can run: `13.0`."""
+    """The newest CUDA that it can run: `13.0`; `N/A` and the like where its library for CUDA is missing."""
     gpus: tuple[Gpu, ...]
+    remark: str = ""
+    """What nvidia-smi says beside its document, such as that a GPU's infoROM is corrupted."""
+
+    @property
+    def runs_cuda(self) -> bool:
+        """Whether it says which CUDA it can run."""
+        return self.cuda[:1].isdigit()
 
 
 def look() -> Driver | str:
@@ -54,29 +66,40 @@ def look() -> Driver | str:
         return parse(said)
     except (ElementTree.ParseError, ValueError):
         lines = said.strip().splitlines()
-        return f"nvidia-smi says: {lines[0][:200] if lines else 'nothing'}"
+        return f"nvidia-smi says: {printable(lines[0])[:200] if lines else 'nothing'}"
 
 
 def run(*arguments: str) -> str:
     """What nvidia-smi prints, or its complaint."""
+    command = ["nvidia-smi", *arguments]
     try:
-        done = subprocess.run(
-            ["nvidia-smi", *arguments], capture_output=True, text=True, timeout=TIMEOUT_S, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return f"no answer within {TIMEOUT_S:.0f} s"
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace")
     except OSError as error:
         return str(error.strerror)
-    return done.stdout or done.stderr
+    try:
+        output, complaint = process.communicate(timeout=TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(DEATH_S)  # one that waits inside the driver for a broken GPU does not die
+        return NO_ANSWER
+    return output or complaint or f"nothing, and ends with {process.returncode}"
 
 
 def parse(text: str) -> Driver:
     """The document of `nvidia-smi -q -x`. ParseError or ValueError where it is none."""
-    root = ElementTree.fromstring(text)  # noqa: S314  the driver's own tool wrote it
+    log = LOG.search(text)
+    root = ElementTree.fromstring(log[0] if log else text)  # noqa: S314  the driver's own tool wrote it
     if root.tag != "nvidia_smi_log":
         raise ValueError(f"{root.tag} is no log of nvidia-smi")
     version, cuda = root.findtext("driver_version", ""), root.findtext("cuda_version", "")
-    return Driver(version, cuda, tuple(_gpu(each) for each in root.findall("gpu")))
+    remark = printable("; ".join(text[log.end() :].strip().splitlines())) if log else ""
+    return Driver(version, cuda, tuple(_gpu(each) for each in root.findall("gpu")), remark[:300])
+
+
+def printable(text: str) -> str:
+    """Without what a terminal would obey."""
+    return "".join(each if each.isprintable() else "?" for each in text)
 
 
 def _gpu(node: ElementTree.Element) -> Gpu:
@@ -102,8 +125,14 @@ def _number(text: str | None) -> int:
 
 def driver(found: Driver | str) -> Finding:
     """Whether a driver answers."""
-    if isinstance(found, Driver):
+    if isinstance(found, Driver) and found.runs_cuda:
         return ok("driver", f"{found.version}, for CUDA up to {found.cuda}")
+    if isinstance(found, Driver):
+        what = f"{found.version}, and its library for CUDA cannot be used (nvidia-smi: CUDA {found.cuda or 'unknown'})"
+        hint = "ldconfig -p | grep libcuda.so.1; in a container: -e NVIDIA_DRIVER_CAPABILITIES=compute,utility"
+        return wrong("driver", what, hint)
+    if found.endswith(NO_ANSWER):
+        return wrong("driver", found, "see which GPU hangs: sudo dmesg | grep -iE 'xid|nvrm'; then sudo reboot")
     if found:
         hint = "boot again after a driver update, or sudo modprobe nvidia; in a container: docker run --gpus all"
         return wrong("driver", found, hint)
@@ -132,8 +161,14 @@ def health(found: Driver) -> Finding:
     """Memory that fails, and GPUs that wait for a reset."""
     faults = [f"GPU {index} {fault}" for index, gpu in enumerate(found.gpus) for fault in _faults(gpu)]
     if faults:
-        hint = "take the node out of use (kubectl drain NODE), reset it: sudo nvidia-smi --gpu-reset -i INDEX; "
-        return wrong("gpu health", "; ".join(faults), f"{hint}if it comes back, ask for another GPU")
+        hint = (
+            "take the node out of use (kubectl drain NODE --ignore-daemonsets --delete-emptydir-data), reset it: "
+            "sudo nvidia-smi --gpu-reset -i INDEX; if it comes back, ask for another GPU"
+        )
+        return wrong("gpu health", "; ".join(faults), hint)
+    if found.remark:
+        hint = "ask for another GPU where jobs fail on it: sudo dmesg | grep -iE 'xid|nvrm'"
+        return warning("gpu health", f"nvidia-smi says: {found.remark}", hint)
     sliced = [str(index) for index, gpu in enumerate(found.gpus) if gpu.mig]
     if sliced:
         text = f"MIG is on for GPU {', '.join(sliced)}: a rank sees one slice, and NCCL does not work between slices"

@@ -29,6 +29,11 @@ from rayml.doctor.torch_build import TorchSide
 Section = Callable[[], list[Finding]]
 DEADLINE_S = {"kubernetes": 20.0, "cluster": 60.0, "storage": 40.0}
 """A section that has not ended by then counts as wrong; these wait for others."""
+WHAT_TO_ASK = {
+    "kubernetes": "kubectl get --raw /readyz --request-timeout=5s, with the same KUBECONFIG",
+    "cluster": "curl --max-time 5 ADDRESS/api/healthz; if it answers, the head is overloaded: ray status on it",
+    "storage": "see that the folder or server answers: time ls FOLDER, or aws s3 ls s3://BUCKET/PREFIX",
+}
 USUAL_DEADLINE_S = 30.0
 """Without a cluster, torch's 13 s are the longest."""
 
@@ -95,7 +100,8 @@ def judge(found: Driver | str, drawn: str, side: TorchSide) -> list[Finding]:
     if side.build is None:
         return findings
     if isinstance(found, Driver):
-        findings += [torch_build.cuda(side, found), torch_build.visibility(side, found)]
+        findings += [torch_build.cuda(side, found)] if found.runs_cuda else []
+        findings.append(torch_build.visibility(side, found))
     return [*findings, torch_build.nccl(side), torch_build.all_reduce(side)]
 
 
@@ -146,6 +152,6 @@ class _Running:
             raise self._fault
         if self._found is None:
             found = f"no answer within {self._seconds:.0f} s"
-            hint = "see what is slow, or report it: time rayml doctor --json"
+            hint = WHAT_TO_ASK.get(self._name, "see what the system waits for: sudo dmesg | tail")
             return [Finding(self._name, "wrong", found, hint, unreachable=self._name in DEADLINE_S)]
         return self._found

@@ -100,7 +100,9 @@ def is_fatal(name: str, there: str | None, here: str) -> bool:
 
 def pins(wanted: dict[str, str]) -> str:
     """What to type to have these versions here."""
-    packages = [f"{name}=={version}" for name, version in wanted.items() if name != "python"]
-    commands = [f"PYTHON=python{'.'.join(wanted['python'].split('.')[:2])} make install"] if "python" in wanted else []
+    packages = [f"{name}=={version}" for name, version in wanted.items() if name not in ("python", "rayml")]
+    minor = ".".join(wanted.get("python", "").split(".")[:2])
+    commands = [f"rm -r .venv; PYTHON=python{minor} make install"] if minor else []
+    commands += [f"make install in a checkout of rayml {wanted['rayml']}"] if "rayml" in wanted else []
     commands += [f"pip install {' '.join(packages)}"] if packages else []
     return "; ".join(commands) or "make install"

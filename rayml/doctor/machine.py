@@ -64,7 +64,8 @@ def open_files() -> Finding:
     may_raise = hard == resource.RLIM_INFINITY or hard >= ENOUGH_FILES
     hint = "ulimit -n 65536" if hard == resource.RLIM_INFINITY else f"ulimit -n {min(hard, 65536)}"
     if not may_raise:
-        hint = "raise the hard limit: `* hard nofile 65536` in /etc/security/limits.conf, or docker run --ulimit"
+        hint = "raise the hard limit: `* hard nofile 65536` in /etc/security/limits.conf, or "
+        hint += "docker run --ulimit nofile=65536"
     if soft < FEW_FILES:
         return wrong("open files", f"{found}; Ray fails below {FEW_FILES:,}", hint)
     if soft < ENOUGH_FILES and not may_raise:

@@ -23,7 +23,7 @@ def python_fits(version: str, bounds: str) -> Finding:
     """A version of Python against bounds such as `>=3.11,<3.15`."""
     if not SpecifierSet(bounds).contains(version, prereleases=True):
         found = f"Python {version} is outside of {bounds}"
-        return wrong("python", found, "make the environment anew: PYTHON=python3.12 make install")
+        return wrong("python", found, "make the environment anew: rm -r .venv; PYTHON=python3.12 make install")
     return ok("python", f"{version} at {sys.executable}")
 
 

@@ -68,6 +68,13 @@ def token_file(fix: bool, path: Path | None = None) -> Finding:
         return ok("token file", f"{file} is not there")
     except OSError as error:
         return wrong("token file", f"{file}: {error.strerror}", f"ls -l {file}")
+    if not stat.S_ISREG(found.st_mode):
+        return wrong("token file", f"{file} is no file", "export RAY_AUTH_TOKEN_PATH=FILE that holds the token")
+    return private(fix, file, found)
+
+
+def private(fix: bool, file: Path, found: os.stat_result) -> Finding:
+    """Owner and mode of a token file that is there."""
     mode = stat.S_IMODE(found.st_mode)
     if found.st_uid != os.getuid():
         what = f"{file} belongs to the user with the number {found.st_uid}, and this process is {os.getuid()}"
@@ -77,7 +84,16 @@ def token_file(fix: bool, path: Path | None = None) -> Finding:
     if not fix:
         what = f"{file} has mode {mode:04o}: others on this machine can read the token"
         return wrong("token file", what, f"chmod 600 {file}, or rayml doctor --fix")
-    file.chmod(PRIVATE)
+    return make_private(file, mode)
+
+
+def make_private(file: Path, mode: int) -> Finding:
+    """Give a token file that others can read mode 0600."""
+    try:
+        file.chmod(PRIVATE)
+    except OSError as error:
+        what = f"{file} has mode {mode:04o}, and it cannot be changed: {error.strerror}"
+        return wrong("token file", what, "mount it with mode 0400 (a secret's defaultMode: 256), or RAY_AUTH_TOKEN")
     return ok("token file", f"{file} had mode {mode:04o}, and has {PRIVATE:04o} now; who has read it keeps the token")
 
 

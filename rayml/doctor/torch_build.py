@@ -21,6 +21,7 @@ from rayml.spec.words import count
 
 TIMEOUT_S = 13.0
 """For the import and the all-reduce together; the import takes 2 to 4 s."""
+DEATH_S = 1.0
 SLOW_GPU_GB_PER_S = 3.0
 """Below what PCIe 3.0 with 16 lanes gives two GPUs through their host."""
 
@@ -36,22 +37,31 @@ class TorchSide:
 
 def look() -> TorchSide:
     """Ask torch, for a bounded time."""
-    with tempfile.TemporaryDirectory(prefix="rayml-doctor-") as folder:
+    with tempfile.TemporaryDirectory(prefix="rayml-doctor-", ignore_cleanup_errors=True) as folder:
         process = subprocess.Popen(
             [sys.executable, "-m", "rayml.doctor.torch_side", folder],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            errors="replace",
             start_new_session=True,
         )
         try:
             output, complaint = process.communicate(timeout=TIMEOUT_S)
             fault = complaint.strip().splitlines()[-1][:300] if process.returncode and complaint.strip() else ""
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            output, _ = process.communicate()
-            fault = f"no answer within {TIMEOUT_S:.0f} s"
+            output, fault = last_words(process), f"no answer within {TIMEOUT_S:.0f} s"
     return read(output, fault)
+
+
+def last_words(process: subprocess.Popen[str]) -> str:
+    """End it, and what it has printed. One that waits inside the driver for a broken GPU does not die."""
+    os.killpg(process.pid, signal.SIGKILL)
+    try:
+        return process.communicate(timeout=DEATH_S)[0]
+    except subprocess.TimeoutExpired as expired:
+        said: bytes = expired.output or b""  # bytes for text as well
+        return said.decode(errors="replace")
 
 
 def read(output: str, fault: str = "") -> TorchSide:
@@ -78,7 +88,8 @@ def cuda(side: TorchSide, driver: Driver) -> Finding:
     built = (side.build or {}).get("cuda")
     if built is None:
         what = f"there is a driver for CUDA {driver.cuda}, and torch was built for CPUs"
-        return wrong("cuda", what, f"python -m pip install torch, of the index for CUDA {driver.cuda} (pytorch.org)")
+        hint = "python -m pip install --force-reinstall --require-hashes -r requirements.lock, whose torch is for CUDA"
+        return wrong("cuda", what, hint)
     mine, theirs = numbers(built), numbers(driver.cuda)
     if theirs[0] < mine[0]:
         what = f"torch was built for CUDA {built}, and driver {driver.version} runs CUDA up to {driver.cuda}"

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
 from rayml.artifacts.bucket import Entry, bucket_at
 from rayml.errors import BackendError, PlanError
-from rayml.plan.listing import HIDDEN, SUFFIXES, WILD, FileSource, Listing, SourceFile, sorted_files
+from rayml.plan.listing import (
+    HIDDEN,
+    SUFFIXES,
+    WILD,
+    FileSource,
+    Listing,
+    SourceFile,
+    is_glob,
+    sorted_files,
+    split_glob,
+    summary,
+)
 from rayml.spec.data import ImageFolderSource
 
 NEAR = 8
@@ -22,7 +34,7 @@ def list_there(source: FileSource, where: str) -> Listing:
         BackendError: the server cannot be reached or refuses.
     """
     uri = source.path.rstrip("/")
-    if any(character in uri for character in WILD) and not isinstance(source, ImageFolderSource):
+    if is_glob(uri) and not isinstance(source, ImageFolderSource):
         return _list_glob(uri, where)
     found = objects_below(uri)
     if found or isinstance(source, ImageFolderSource):
@@ -38,7 +50,7 @@ def list_sent(place: str, source: FileSource) -> Listing:
     """What was sent of a source of another machine, under the names that it had there.
 
     Raises:
-        PlanError: nothing is there any more.
+        PlanError: nothing is there any more, or not all.
         BackendError: the server cannot be reached or refuses.
     """
     found = [_describe(entry) for entry in bucket_at(place).entries("")]
@@ -48,7 +60,15 @@ def list_sent(place: str, source: FileSource) -> Listing:
             where=f"data.source.path {source.path}",
             hint="submit the job again from the machine that has them",
         )
-    return Listing(place, _shown(source.path, [file.name for file in found]), sorted_files(found))
+    above, _, name = place.rpartition("/")
+    marker = bucket_at(above).read(f"{name}.json")
+    if marker is None or marker[0] != summary(found):
+        raise PlanError(
+            f"{place}, where rayml submit had sent the files, does not hold all of them",
+            where=f"data.source.path {source.path}",
+            hint="submit the job again from the machine that has them",
+        )
+    return Listing(place, _shown(source, [file.name for file in found]), sorted_files(found))
 
 
 def objects_below(uri: str) -> list[Entry]:
@@ -70,11 +90,10 @@ def matches(name: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
 
 
 def _list_glob(uri: str, where: str) -> Listing:
-    parts = uri.removeprefix("s3://").split("/")
-    fixed = next(number for number, part in enumerate(parts) if any(character in part for character in WILD))
-    root, pattern = "s3://" + "/".join(parts[:fixed]), tuple(parts[fixed:])
-    entries = [entry for entry in bucket_at(root).entries("") if not entry.path.endswith("/")]
-    found = [_describe(entry) for entry in entries if matches(tuple(entry.path.split("/")), pattern)]
+    root, pattern = split_glob(uri, where)
+    parts, literal = tuple(pattern.split("/")), re.split(f"[{re.escape(WILD)}]", pattern)[0]
+    entries = [entry for entry in bucket_at(root).entries(literal) if not entry.path.endswith("/")]
+    found = [_describe(entry) for entry in entries if matches(tuple(entry.path.split("/")), parts)]
     if not found:
         raise PlanError(f"no object matches {uri}", where=where, hint=_what_is_near(root))
     return Listing(root, root, sorted_files(found))
@@ -82,28 +101,31 @@ def _list_glob(uri: str, where: str) -> Listing:
 
 def _of_folder(uri: str, found: list[Entry], source: FileSource, where: str) -> Listing:
     suffixes = SUFFIXES[source.kind]
-    files = [_describe(entry) for entry in found if PurePosixPath(entry.path).suffix.lower() in suffixes]
-    ignored = sorted(entry.path for entry in found if PurePosixPath(entry.path).suffix.lower() not in suffixes)
+    files, ignored = [], []
+    for entry in found:
+        if entry.path.lower().endswith(suffixes):
+            files.append(_describe(entry))
+        else:
+            ignored.append(entry.path)
     if not files:
         raise PlanError(
             f"{uri} holds no object that ends in {' or '.join(suffixes)}; {len(ignored)} others are there",
             where=where,
-            hint=f"the first of them is {ignored[0]}" if ignored else _what_is_near(uri.rpartition("/")[0]),
+            hint=f"the first of them is {min(ignored)}" if ignored else _what_is_near(uri.rpartition("/")[0]),
         )
-    return Listing(uri, uri, sorted_files(files), tuple(ignored))
+    return Listing(uri, uri, sorted_files(files), tuple(sorted(ignored)))
 
 
 def _describe(entry: Entry) -> SourceFile:
     return SourceFile(entry.path, entry.bytes, entry.etag)
 
 
-def _shown(path: str, names: list[str]) -> str:
+def _shown(source: FileSource, names: list[str]) -> str:
     """The folder of a path of a job file that these names start at: itself, or what stands before a glob or a file."""
-    parts = PurePosixPath(path).parts
-    if any(character in path for character in WILD):
-        fixed = next(number for number, part in enumerate(parts) if any(character in part for character in WILD))
-        return str(PurePosixPath(*parts[:fixed]))
-    return str(PurePosixPath(path).parent) if names == [parts[-1]] else path
+    if is_glob(source.path) and not isinstance(source, ImageFolderSource):
+        return split_glob(source.path, "")[0]
+    path = PurePosixPath(source.path)
+    return str(path.parent) if names == [path.name] else source.path
 
 
 def _what_is_near(uri: str) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from rayml.artifacts.bucket import bucket_at
+from rayml.artifacts.bucket import bucket_at, in_bucket
 from rayml.artifacts.manifest import digest
 from rayml.errors import PlanError
 from rayml.plan.code import STAGE_CODE, code_digest
@@ -137,9 +137,17 @@ def find_weights(job: JobSpec, base: Path, run_weights: RunWeights | None) -> We
         return run_weights(start.run)
     if not isinstance(start, FolderStart):
         return None
-    if start.path.startswith("s3://"):
+    if in_bucket(start.path):
         return weights_in_bucket(start.path.rstrip("/"))
     path = (base / start.path).resolve()
+    try:
+        return weights_here(path)
+    except OSError as error:
+        raise PlanError(f"{error.filename} cannot be read: {error.strerror}", where="train.start.path") from None
+
+
+def weights_here(path: Path) -> Weights:
+    """The weights at a path of this machine, known by names, sizes and times of change. OSError for a dead link."""
     if not path.exists():
         raise PlanError(f"there is no {path}", where="train.start.path", hint="the path is relative to the job file")
     files = sorted(path.rglob("*")) if path.is_dir() else [path]

@@ -6,7 +6,16 @@ import os
 from pathlib import Path
 
 from rayml.errors import PlanError
-from rayml.plan.listing import HIDDEN, SUFFIXES, WILD, FileSource, Listing, SourceFile, sorted_files
+from rayml.plan.listing import (
+    HIDDEN,
+    SUFFIXES,
+    FileSource,
+    Listing,
+    SourceFile,
+    is_glob,
+    sorted_files,
+    split_glob,
+)
 from rayml.spec.data import ImageFolderSource
 
 
@@ -17,9 +26,13 @@ def list_here(source: FileSource, base: Path, where: str) -> Listing:
         PlanError: the path does not exist, cannot be read, or holds no file of the source's kind.
     """
     path = Path(base, source.path)
-    if isinstance(source, ImageFolderSource) or path.is_dir():
+    try:
+        is_folder = isinstance(source, ImageFolderSource) or path.is_dir()
+    except OSError as error:  # of a name that is too long
+        raise PlanError(f"{path} cannot be read: {error.strerror}", where=where) from None
+    if is_folder:
         return _list_folder(path, source, where)
-    if any(character in source.path for character in WILD):
+    if is_glob(source.path):
         return _list_glob(base, source, where)
     return Listing(str(path.parent), str(Path(source.path).parent), (_describe(path, path.name, where),))
 
@@ -53,25 +66,30 @@ def _walk(folder: Path, where: str) -> list[str]:
     names: list[str] = []
     for parent, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(HIDDEN)]
-        above = Path(parent).parent.resolve()
-        if Path(parent).is_symlink() and Path(parent).resolve() in (above, *above.parents):
-            folders.clear()  # a link that leads back up
+        if _leads_back(Path(parent)):
+            folders.clear()
             continue
         inside = Path(parent).relative_to(folder)
         names.extend((inside / name).as_posix() for name in files if not name.startswith(HIDDEN))
     return names
 
 
+def _leads_back(folder: Path) -> bool:
+    """Whether a folder is a link to one that it lies in, or that a link above it has led through."""
+    if not folder.is_symlink():
+        return False
+    above = [parent.resolve() for parent in folder.parents]
+    return any(folder.resolve() in (each, *each.parents) for each in above)
+
+
 def _list_glob(base: Path, source: FileSource, where: str) -> Listing:
-    parts = Path(source.path).parts
-    fixed = next(number for number, part in enumerate(parts) if any(character in part for character in WILD))
-    shown = Path(*parts[:fixed])
+    shown, pattern = split_glob(source.path, where)
     root = Path(base, shown)
-    found = [path for path in root.glob(str(Path(*parts[fixed:]))) if path.is_file()]
+    found = [path for path in root.glob(pattern) if path.is_file()]
     if not found:
         raise PlanError(f"no file matches {source.path} below {base}", where=where, hint=_what_is_near(root / "*"))
     files = [_describe(path, path.relative_to(root).as_posix(), where) for path in found]
-    return Listing(str(root), str(shown), sorted_files(files))
+    return Listing(str(root), shown, sorted_files(files))
 
 
 def _describe(path: Path, name: str, where: str) -> SourceFile:

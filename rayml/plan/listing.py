@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
+from rayml.errors import PlanError
 from rayml.spec.data import CsvSource, ImageFolderSource, ParquetSource
 
 FileSource = ParquetSource | CsvSource | ImageFolderSource
@@ -50,6 +54,33 @@ class Listing:
     def show(self, name: str) -> str:
         """A file's path as the reader of a message would type it."""
         return name if self.shown in ("", ".") else f"{self.shown.rstrip('/')}/{name}"
+
+
+def is_glob(path: str) -> bool:
+    """Whether a path stands for every file that fits it."""
+    return any(character in path for character in WILD)
+
+
+def split_glob(path: str, where: str) -> tuple[str, str]:
+    """The folder before the first part that is wild, and the pattern from there on.
+
+    `**` stands for folders only, as it does in every version of pathlib.
+
+    Raises:
+        PlanError: `**` is a part of a name, or stands at the end.
+    """
+    scheme, mark, rest = path.rpartition("s3://")
+    parts = PurePosixPath(rest).parts
+    first = next(number for number, part in enumerate(parts) if is_glob(part))
+    if parts[-1] == "**" or any("**" in part and part != "**" for part in parts):
+        raise PlanError("`**` stands for folders", where=where, hint="write FOLDER/**/*.csv, or FOLDER/*.csv")
+    return scheme + mark + str(PurePosixPath(*parts[:first])), "/".join(parts[first:])
+
+
+def summary(files: Iterable[SourceFile]) -> bytes:
+    """What is written beside files that were sent, once all of them are there."""
+    sizes = [file.bytes for file in files]
+    return json.dumps({"files": len(sizes), "bytes": sum(sizes)}).encode()
 
 
 def sorted_files(files: list[SourceFile]) -> tuple[SourceFile, ...]:

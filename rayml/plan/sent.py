@@ -11,10 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rayml.artifacts.bring import WEIGHTS
-from rayml.plan.facts import Facts, Weights, read_facts
+from rayml.artifacts.bucket import in_bucket
+from rayml.errors import PlanError
+from rayml.plan.facts import Facts, Weights, find_weights, read_facts
 from rayml.plan.listing import SourceFile
 from rayml.plan.plan import Plan
-from rayml.plan.sources import list_files
+from rayml.plan.sources import fingerprint_of, is_in_bucket, list_files
 from rayml.spec.cluster import Cluster, LocalCluster
 from rayml.spec.data import CallableSource, SklearnSource
 from rayml.spec.job import JobSpec
@@ -35,6 +37,9 @@ class Shipment:
     files: tuple[SourceFile, ...]
     place: str
     """`s3://bucket/prefix` that has them afterwards, under the same names. It changes when they do."""
+    counted: bool = False
+    """Whether their number and size is written beside them once they are there, for a reader who takes what it finds.
+    Weights that are not whole cannot be loaded."""
 
     @property
     def bytes(self) -> int:
@@ -45,7 +50,7 @@ class Shipment:
 def with_sent(facts: Facts, job: JobSpec, cluster: Cluster) -> Facts:
     """The facts with the places where files of this machine will be for the cluster."""
     storage = None if isinstance(cluster, LocalCluster) else cluster.storage.rstrip("/")
-    if storage is None or not storage.startswith("s3://"):
+    if storage is None or not in_bucket(storage):
         return facts
     start = facts.start
     if start is not None and not is_seen_by_all(job):
@@ -62,19 +67,29 @@ def shipments(plan: Plan) -> Iterator[Shipment]:
     """What has to be sent before the plan can be walked. Lists the files again.
 
     Raises:
-        PlanError: they are not there any more.
+        PlanError: they are not there any more, or others are there than when the plan was made.
     """
     assert plan.origin is not None, "every plan has an origin"
     job, facts = JobSpec.model_validate(plan.origin.job), read_facts(plan.origin.facts)
     source = job.data.source
     if facts.sent is not None and not isinstance(source, SklearnSource | CallableSource):
-        listing = list_files(source, Path(plan.base))
-        yield Shipment(f"data.source.path {source.path}", Path(listing.root), listing.files, facts.sent)
+        what, listing = f"data.source.path {source.path}", list_files(source, Path(plan.base))
+        refuse_others(what, fingerprint_of(source, listing), facts.source)
+        yield Shipment(what, Path(listing.root), listing.files, facts.sent, counted=True)
     if facts.start is not None and facts.start.sent is not None:
+        if job.train is not None and isinstance(job.train.start, FolderStart):
+            now = find_weights(job, Path(plan.base), None)
+            refuse_others("train.start", None if now is None else now.digest, facts.start.digest)
         yield weights_shipment("train.start", facts.start)
     for run, weights in facts.teachers.items():
         if weights.sent is not None:
             yield weights_shipment(f"the teacher {run}", weights)
+
+
+def refuse_others(what: str, found: str | None, planned: str) -> None:
+    """PlanError where the files are not those that the place they would go to is named after."""
+    if found != planned:
+        raise PlanError("the files changed since the plan was made", where=what, hint="submit the job again")
 
 
 def source_travels(job: JobSpec) -> bool:
@@ -82,7 +97,7 @@ def source_travels(job: JobSpec) -> bool:
     source = job.data.source
     if isinstance(source, SklearnSource | CallableSource):
         return False
-    return not source.path.startswith("s3://") and not Path(source.path).is_absolute()
+    return not is_in_bucket(source) and not Path(source.path).is_absolute()
 
 
 def is_seen_by_all(job: JobSpec) -> bool:
@@ -93,7 +108,7 @@ def is_seen_by_all(job: JobSpec) -> bool:
 
 def with_place(weights: Weights, storage: str) -> Weights:
     """Weights with the place where they will be; those of a bucket are there."""
-    if weights.path.startswith("s3://"):
+    if in_bucket(weights.path):
         return weights
     return replace(weights, sent=f"{storage}/{FOLDER}/weights-{weights.digest[:32]}/{Path(weights.path).name}")
 

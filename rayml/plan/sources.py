@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from rayml.artifacts.bucket import in_bucket
 from rayml.errors import PlanError
 from rayml.plan.bucket_files import list_sent, list_there
 from rayml.plan.folder_files import list_here
@@ -36,11 +37,14 @@ def fingerprint(source: Source, base: Path, sent: str | None = None) -> str:
     elif isinstance(source, CallableSource):
         document |= {"function": source.function, "args": source.args}
     else:
-        files = list_files(source, base, sent).files
-        document["files"] = [[file.name, file.bytes, file.version] for file in files]
-    # File names may hold bytes that are not UTF-8; ASCII escapes keep them apart.
-    text = json.dumps(document, sort_keys=True, ensure_ascii=True, default=str)
-    return hashlib.blake2b(text.encode("ascii"), digest_size=16).hexdigest()
+        return fingerprint_of(source, list_files(source, base, sent))
+    return _digest(document)
+
+
+def fingerprint_of(source: FileSource, listing: Listing) -> str:
+    """The fingerprint of a source whose files are known."""
+    files = [[file.name, file.bytes, file.version] for file in listing.files]
+    return _digest({"kind": source.kind, "files": files})
 
 
 def list_files(source: FileSource, base: Path, sent: str | None = None) -> Listing:
@@ -68,7 +72,13 @@ def list_files(source: FileSource, base: Path, sent: str | None = None) -> Listi
 
 def is_in_bucket(source: FileSource) -> bool:
     """Whether the job file itself names a bucket, which every machine can read."""
-    return source.path.startswith("s3://")
+    return in_bucket(source.path)
+
+
+def _digest(document: dict[str, Any]) -> str:
+    # File names may hold bytes that are not UTF-8; ASCII escapes keep them apart.
+    text = json.dumps(document, sort_keys=True, ensure_ascii=True, default=str)
+    return hashlib.blake2b(text.encode("ascii"), digest_size=16).hexdigest()
 
 
 def _sklearn_version() -> str:

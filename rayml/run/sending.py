@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from rayml.artifacts.bucket import bucket_at, each
+from rayml.artifacts.bucket import Bucket, bucket_at, each
+from rayml.artifacts.work import is_inside
 from rayml.errors import PlanError
-from rayml.plan.listing import SourceFile
+from rayml.plan.listing import SourceFile, summary
 from rayml.plan.plan import Plan
 from rayml.plan.sent import Shipment, shipments
 from rayml.spec.words import count
@@ -19,15 +21,11 @@ def send_files(plan: Plan, console: Console) -> None:
     """Send what the storage does not have yet. The same files are sent once, whoever submits them how often.
 
     Raises:
-        PlanError: a file is gone, or was changed meanwhile.
+        PlanError: a file is gone, or was changed since the plan was made.
         BackendError: the storage cannot be reached.
     """
     for shipment in shipments(plan):
         send(shipment, console)
-        if shipment not in shipments(plan):
-            raise PlanError(
-                "the files were changed while they were sent", where=shipment.what, hint="submit the job again"
-            )
 
 
 def outline(plan: Plan) -> list[dict[str, Any]]:
@@ -46,14 +44,21 @@ def in_words(plan: Plan) -> list[str]:
 
 
 def send(shipment: Shipment, console: Console) -> None:
-    """Send the files of a shipment that are not there with the same size."""
+    """Send the files of a shipment that are not there with the same size, then how many they are."""
     bucket = bucket_at(shipment.place)
     there = {entry.path: entry.bytes for entry in bucket.entries("")}
     left = [file for file in shipment.files if there.get(file.name) != file.bytes]
     for file in left:
         refuse_odd_name(file.name, shipment.what)
-    if not left:
-        return
+    if left:
+        upload_files(left, shipment, bucket, console)
+    if shipment.counted:
+        above, _, name = shipment.place.rpartition("/")
+        bucket_at(above).put(f"{name}.json", summary(shipment.files))
+
+
+def upload_files(left: list[SourceFile], shipment: Shipment, bucket: Bucket, console: Console) -> None:
+    """Upload some of a shipment's files. An object stays only if its file was as the plan knows it all the while."""
     words = f"sending {count(len(left), 'file')} of {shipment.what} to {shipment.place}"
     console.print(words, highlight=False, markup=False)
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
@@ -61,13 +66,28 @@ def send(shipment: Shipment, console: Console) -> None:
         task = progress.add_task("sent", total=sum(file.bytes for file in left))
 
         def upload(file: SourceFile) -> None:
+            path = shipment.root / file.name
             try:
-                bucket.upload(shipment.root / file.name, file.name)
+                bucket.upload(path, file.name)
             except OSError as error:
                 raise PlanError(f"{file.name} cannot be read: {error.strerror}", where=shipment.what) from None
+            if not is_unchanged(path, file):
+                bucket.delete(file.name)
+                raise PlanError(
+                    f"{file.name} was changed while it was sent", where=shipment.what, hint="submit the job again"
+                )
             progress.advance(task, file.bytes)
 
         each(left, upload)
+
+
+def is_unchanged(path: Path, file: SourceFile) -> bool:
+    """Whether a file is still the one that was listed."""
+    try:
+        now = path.stat()
+    except OSError:
+        return False
+    return (now.st_size, now.st_mtime_ns) == (file.bytes, file.version)
 
 
 def refuse_odd_name(name: str, what: str) -> None:
@@ -76,9 +96,9 @@ def refuse_odd_name(name: str, what: str) -> None:
         encoded = name.encode()
     except UnicodeEncodeError:
         encoded = b""
-    if not encoded or len(encoded) > 512 or any(ord(mark) < 32 for mark in name):
+    if not is_inside(name) or not encoded or len(encoded) > 512 or any(ord(mark) < 32 for mark in name):
         raise PlanError(
-            f"the name {name!r} cannot travel: an object's name is printable UTF-8 of at most 512 bytes",
+            f"the name {name!r} cannot travel: an object's name is printable UTF-8, no backslash, at most 512 bytes",
             where=what,
             hint="rename the file",
         )

@@ -45,6 +45,8 @@ BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
 def check_location(path: str) -> str:
     """A path, or `s3://BUCKET/PATH` without anything to log in with. ValueError for another address."""
+    if "\0" in path:
+        raise ValueError("a path holds no null character")
     scheme, mark, rest = path.partition("://")
     if not mark:
         return path

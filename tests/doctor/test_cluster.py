@@ -61,8 +61,8 @@ def test_another_minor_version_of_ray():
 @pytest.mark.parametrize(
     ("changed", "status", "types"),
     [
-        ({"python": "3.10.14"}, "wrong", "PYTHON=python3.10 make install"),
-        ({"rayml": "0.0.9"}, "wrong", "pip install rayml==0.0.9"),
+        ({"python": "3.10.14"}, "wrong", "rm -r .venv; PYTHON=python3.10 make install"),
+        ({"rayml": "0.0.9"}, "wrong", "make install in a checkout of rayml 0.0.9"),
         ({"rayml": None}, "wrong", "give the cluster an image"),
         ({"ray": "2.99.1"}, "wrong", "pip install ray==2.99.1"),
         ({"torch": f"{versions_here()['torch'].rpartition('.')[0]}.99"}, "warning", "pip install torch=="),

@@ -59,6 +59,13 @@ def test_json_is_one_document(monkeypatch):
     assert fault["hint"] == "unset RAY_DATA_AUTOLOAD_CLOUDPICKLE_TENSOR_METADATA"
 
 
+def test_an_output_that_takes_ascii_alone(monkeypatch, tmp_path):
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    document = json.loads(doctor("--json", "--home", str(tmp_path / "läufe"), code=None))
+    assert any("läufe" in each["found"] for each in document["findings"])
+    assert r"l\xe4ufe" in doctor("--home", str(tmp_path / "läufe"), code=None)
+
+
 def test_a_cluster_that_is_not_there_ends_with_5():
     assert "cannot be reached" in doctor("--address", f"http://127.0.0.1:{free_ports(1)[0]}", code=5)
 
@@ -114,6 +121,7 @@ def test_a_section_that_hangs_is_said(monkeypatch):
     monkeypatch.setattr(examine, "DEADLINE_S", {"cluster": 0.05})
     ((found,),) = examine.examine(Asked()).values()
     assert found.status == "wrong" and found.unreachable and "no answer within" in found.found
+    assert found.hint.startswith("curl --max-time 5 ADDRESS")
 
 
 def test_a_bug_is_not_hidden(monkeypatch):

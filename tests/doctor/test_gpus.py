@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import time
+
 import pytest
 from fakes import RECORDED, install_nvidia_smi, torch_said
 
@@ -46,6 +50,56 @@ def test_a_driver_that_fails(tmp_path, monkeypatch, file, says):
     assert found.status == "wrong" and says in found.found and "docker run --gpus all" in found.hint
 
 
+@pytest.mark.parametrize(
+    ("script", "says", "types"),
+    [
+        (r"printf '\377\033[2J no text'", "?[2J no text", "docker run --gpus all"),
+        ("exit 9", "nothing, and ends with 9", "docker run --gpus all"),
+        ("exec sleep 30", "no answer within 10 s", "sudo dmesg"),
+        ("sleep 30 & wait", "no answer within 10 s", "sudo dmesg"),
+        (f"sed s,13.0,N/A, {RECORDED}/h100x8.xml", "CUDA N/A", "-e NVIDIA_DRIVER_CAPABILITIES=compute,utility"),
+        ("echo '<nvidia_smi_log></nvidia_smi_log>'", "CUDA unknown", "ldconfig -p | grep libcuda.so.1"),
+    ],
+)
+def test_an_nvidia_smi_that_prints_something_else(tmp_path, monkeypatch, script, says, types):
+    monkeypatch.setattr(driver, "TIMEOUT_S", 1.0)
+    install_nvidia_smi(tmp_path / "bin", monkeypatch, "h100x8.xml")
+    (tmp_path / "bin" / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
+    seen = driver.look()
+    found = judge(seen, "", torch_build.read(torch_said()))
+    assert found[0].status == "wrong" and says in found[0].found and types in found[0].hint
+    assert "cuda" not in {each.name for each in found}
+
+
+def test_an_nvidia_smi_that_waits_in_the_driver_does_not_hold_the_doctor_up(tmp_path, monkeypatch):
+    """Such a process does not die by SIGKILL; here, nobody sends it."""
+    install_nvidia_smi(tmp_path / "bin", monkeypatch, "h100x8.xml")
+    (tmp_path / "bin" / "nvidia-smi").write_text("#!/bin/sh\nexec sleep 6\n")
+    monkeypatch.setattr(driver, "TIMEOUT_S", 0.2)
+    monkeypatch.setattr(driver, "DEATH_S", 0.1)
+    started: list[subprocess.Popen[str]] = []
+
+    class Stuck(subprocess.Popen):
+        def kill(self) -> None:
+            started.append(self)
+
+    monkeypatch.setattr(driver.subprocess, "Popen", Stuck)
+    before = time.monotonic()
+    assert driver.run("-q", "-x") == driver.NO_ANSWER
+    assert time.monotonic() - before < 3
+    (process,) = started
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+def test_what_nvidia_smi_says_beside_its_document():
+    said = "WARNING: infoROM is corrupted at gpu 0000:1B:00.0"
+    text = f"{(RECORDED / 'h100x8.xml').read_text()}\n{said}\n"
+    found = {each.name: each for each in judge(driver.parse(text), "", torch_build.read(torch_said()))}
+    assert found["driver"].status == "ok"
+    assert found["gpu health"].status == "warning" and found["gpu health"].found == f"nvidia-smi says: {said}"
+
+
 def test_a_driver_too_old_for_torch():
     found = findings("driver-too-old.xml", gpus=0)
     assert found["cuda"].found == "torch was built for CUDA 13.0, and driver 535.54.03 runs CUDA up to 12.2"
@@ -60,7 +114,7 @@ def test_a_driver_of_an_older_minor_version_is_a_warning():
 
 def test_torch_built_for_cpus_beside_gpus():
     found = findings("h100x8.xml", cuda=None, nccl=None, gpus=0)["cuda"]
-    assert found.status == "wrong" and "torch was built for CPUs" in found.found and "pip install torch" in found.hint
+    assert found.status == "wrong" and "torch was built for CPUs" in found.found and "--force-reinstall" in found.hint
 
 
 def test_a_gpu_that_is_hidden(monkeypatch):
@@ -82,7 +136,10 @@ def test_memory_errors():
     assert found.status == "wrong"
     assert "GPU 1 has 2 memory errors that could not be corrected (ECC)" in found.found
     assert "GPU 1 has memory rows whose replacement is failed" in found.found
-    assert "nvidia-smi --gpu-reset" in found.hint
+    assert (
+        "kubectl drain NODE --ignore-daemonsets --delete-emptydir-data)" in found.hint
+        and "nvidia-smi --gpu-reset" in found.hint
+    )
 
 
 def test_memory_in_use_and_slices():

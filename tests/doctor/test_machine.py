@@ -22,7 +22,7 @@ def test_this_machine_is_well():
     [
         (256, 256, "wrong", "/etc/security/limits.conf"),
         (256, 8192, "wrong", "ulimit -n 8192"),
-        (2048, 2048, "warning", "docker run --ulimit"),
+        (2048, 2048, "warning", "docker run --ulimit nofile=65536"),
         (2048, 8192, "ok", ""),
     ],
 )

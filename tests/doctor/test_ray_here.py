@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -43,6 +44,29 @@ def test_a_token_file_of_somebody_else(token_file):
     found = ray_here.token_file(True, token_file)
     assert found.status == "warning" and "12345" in found.found and found.hint.startswith("chown 0 ")
     assert stat.S_IMODE(token_file.stat().st_mode) == 0o644
+
+
+def test_a_token_file_that_cannot_be_changed(token_file, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+    found = ray_here.token_file(True, token_file)
+    assert found.status == "wrong" and "Read-only file system" in found.found and "defaultMode: 256" in found.hint
+
+
+def test_a_token_path_that_is_no_file_is_left_as_it_is(tmp_path):
+    mode = tmp_path.stat().st_mode
+    found = ray_here.token_file(True, tmp_path)
+    assert found.status == "wrong" and "is no file" in found.found
+    assert tmp_path.stat().st_mode == mode
+
+
+def test_a_token_file_of_bytes(tmp_path):
+    file = tmp_path / "token"
+    file.write_bytes(b"\xff\xfe\x00")
+    found = ray_here.authentication({"RAY_AUTH_TOKEN_PATH": str(file)}, tmp_path)
+    assert found.status == "wrong" and f"{file}: it holds bytes that are no text" in found.found
 
 
 def test_no_token_file(tmp_path):

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
+
+from fakes import torch_said
+
 from rayml.doctor import torch_build
 from rayml.doctor.driver import driver
 
@@ -30,6 +36,24 @@ def test_a_torch_that_hangs_is_ended(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(torch_build, "TIMEOUT_S", 1.0)
     assert "no answer within 1 s" in torch_build.build(torch_build.look()).found
+
+
+def test_a_torch_that_waits_in_the_driver_does_not_hold_the_doctor_up(tmp_path, monkeypatch):
+    """Such a process does not die by SIGKILL; here, nobody sends it. What it has said is kept."""
+    (tmp_path / "torch").mkdir()
+    line = torch_said().splitlines()[0]
+    (tmp_path / "torch" / "__init__.py").write_text(f"import time\nprint({line!r}, flush=True)\ntime.sleep(6)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(torch_build, "TIMEOUT_S", 1.5)
+    monkeypatch.setattr(torch_build, "DEATH_S", 0.2)
+    left: list[int] = []
+    monkeypatch.setattr(torch_build.os, "killpg", lambda group, _: left.append(group))
+    before = time.monotonic()
+    side = torch_build.look()
+    assert time.monotonic() - before < 5 and "no answer" in side.fault
+    assert torch_build.build(side).status == "ok"
+    monkeypatch.undo()
+    os.killpg(left[0], signal.SIGKILL)
 
 
 def test_ranks_that_cannot_meet(monkeypatch):

@@ -66,10 +66,25 @@ def test_whatever_pip_installs_has_a_hash_or_was_built_here():
         assert "--only-binary :all:" in line or "--no-build-isolation" in line or "/build/dist/" in line, line
 
 
+@pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES)
+def test_a_stage_declares_the_arguments_that_its_steps_use(stage):
+    """Not every builder hands an argument on to the stages that stand on one; without it, pip's index is empty."""
+    declared = {rest.partition("=")[0] for rest in stage.all("ARG")}
+    used = {name for run in stage.all("RUN") for name in re.findall(r"\$\{(\w+)\}", run)}
+    assert used <= declared
+
+
 def test_nothing_is_fetched_by_hand_and_no_secret_is_named():
     runs = " ".join(run for stage in STAGES.values() for run in stage.all("RUN"))
     assert not re.search(r"curl|wget|\bsh -c|\bbash\b|apt-get", runs)
     assert not re.search(r"(?i)(token|password|secret|key)\s*=", TEXT)
+
+
+def test_no_image_takes_gpus_that_its_pod_did_not_ask_for():
+    """The device plugin and `docker run --gpus` set NVIDIA_VISIBLE_DEVICES for who asked; a pod that did not has the
+    image's (NVIDIA container toolkit, docker-specialized)."""
+    environment = " ".join(final("cuda", "ENV"))
+    assert "NVIDIA_VISIBLE_DEVICES" not in environment and "NVIDIA_DRIVER_CAPABILITIES=compute,utility" in environment
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -10,6 +10,7 @@ import pytest
 from pydantic import TypeAdapter
 from s3 import client, seaweed
 
+from rayml.artifacts.bucket import Bucket
 from rayml.errors import BackendError, PlanError
 from rayml.plan.bucket_files import matches
 from rayml.plan.facts import find_weights
@@ -83,6 +84,8 @@ def test_the_files_of_a_folder_with_the_same_names(server, prefix, tmp_path, pat
         ("csv", "absent.csv", "absent.csv does not exist\n.* holds .*daten/, leer.txt"),
         ("csv", "dat", "dat does not exist\n"),
         ("csv", "daten/*.txt", r"no object matches .*daten/\*\.txt\n.*daten holds hund/"),
+        ("csv", "daten/**", "`\\*\\*` stands for folders"),
+        ("csv", "daten/**.csv", "`\\*\\*` stands for folders"),
         ("parquet", "daten", r"holds no object that ends in \.parquet; 2 others are there\n.*hund/1\.png"),
         ("image_folder", "daten/hund", r"daten/hund/1\.png lies beside the class folders"),
         ("image_folder", "nichts", r"nichts holds no object that ends in"),
@@ -93,6 +96,26 @@ def test_a_wrong_address_says_what_is_there(server, prefix, tmp_path, kind, path
     with pytest.raises(PlanError, match=message) as raised:
         list_files(source(kind, f"{prefix}/{path}"), tmp_path)
     assert raised.value.where == f"data.source.path {prefix}/{path}"
+
+
+@pytest.mark.parametrize("path", ["daten/**", "daten/**.csv"])
+def test_two_stars_mean_the_same_on_a_disk(tmp_path, path):
+    touch(tmp_path / "daten", *NAMES)
+    with pytest.raises(PlanError, match="`\\*\\*` stands for folders"):
+        list_files(source("csv", path), tmp_path)
+
+
+def test_a_glob_lists_only_what_begins_as_it_does(server, prefix, tmp_path, monkeypatch):
+    put(server, prefix, "2025-1.csv", "2026-1.csv", "2026-2.csv")
+    asked, entries = [], Bucket.entries
+
+    def listed(self, beginning):
+        asked.append(beginning)
+        return entries(self, beginning)
+
+    monkeypatch.setattr(Bucket, "entries", listed)
+    files = list_files(source("csv", f"{prefix}/2026-*.csv"), tmp_path).files
+    assert ([file.name for file in files], asked) == (["2026-1.csv", "2026-2.csv"], ["2026-"])
 
 
 def test_a_changed_object_changes_the_fingerprint(server, prefix, tmp_path):

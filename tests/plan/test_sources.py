@@ -65,6 +65,14 @@ def test_linked_folders_are_followed_and_loops_are_not(tmp_path: Path) -> None:
     assert names == ["hund/2.png", "katze/1.png"]
 
 
+def test_folders_that_lead_to_each_other_are_listed_once(tmp_path: Path) -> None:
+    touch(tmp_path, "daten/a/1.csv", "daten/b/2.csv")
+    (tmp_path / "daten" / "a" / "x").symlink_to(tmp_path / "daten" / "b")
+    (tmp_path / "daten" / "b" / "y").symlink_to(tmp_path / "daten" / "a")
+    names = [file.name for file in list_files(source("csv"), tmp_path).files]
+    assert names == ["a/1.csv", "a/x/2.csv", "b/2.csv", "b/y/1.csv"]
+
+
 @pytest.mark.parametrize(
     ("kind", "path", "message"),
     [
@@ -74,6 +82,7 @@ def test_linked_folders_are_followed_and_loops_are_not(tmp_path: Path) -> None:
         ("csv", "daten", r"no file that ends in \.csv; 2 others are there\n  the first of them is hund/1\.png"),
         ("csv", "daten/*.csv", r"no file matches daten/\*\.csv below"),
         ("csv", "verweis.csv", r"verweis\.csv cannot be read: No such file"),
+        ("csv", "x" * 300, r"xxx cannot be read: File name too long"),
         ("parquet", "daten", r"ends in \.parquet"),
         ("image_folder", "fehlt", r"fehlt does not exist; a folder is looked for here"),
         ("image_folder", "daten/hund/1.png", r"1\.png is a file; a folder is looked for here"),

@@ -134,3 +134,6 @@ def test_a_folder_of_weights_is_known_by_its_files_and_its_model(tmp_path):
     assert second.digest != first.digest
     (folder / "model.json").write_text("[")
     assert find_weights(spec, tmp_path, None).model is None
+    (folder / "old.safetensors").symlink_to("nowhere")
+    with pytest.raises(PlanError, match=r"old\.safetensors cannot be read: No such file"):
+        find_weights(spec, tmp_path, None)

@@ -78,7 +78,8 @@ def sent(plan: Plan) -> str:
 
 def objects(plan: Plan) -> list[str]:
     place = plan.step("data").policy["sent"]
-    return [entry.path for entry in bucket_at(place.rpartition("/")[0]).entries("")]
+    names = [entry.path for entry in bucket_at(place.rpartition("/")[0]).entries("")]
+    return [name for name in names if "/" in name]  # beside them lies what says that they are whole
 
 
 def test_rows_and_weights_travel_once_under_their_names(folder):
@@ -152,7 +153,11 @@ def test_files_that_change_or_vanish_meanwhile_are_told(folder, monkeypatch):
         (folder / "rows" / "a.csv").write_text("x,label\n1,0\n3,1\n")
 
     monkeypatch.setattr(bucket.Bucket, "upload", and_change)
-    with pytest.raises(PlanError, match="changed while they were sent"):
+    with pytest.raises(PlanError, match="was changed while it was sent"):
+        sent(plan)
+    assert not [name for name in objects(plan) if name.endswith("/a.csv")], "nobody takes it for what was planned"
+    monkeypatch.undo()
+    with pytest.raises(PlanError, match="changed since the plan was made"):
         sent(plan)
     (folder / "rows" / "a.csv").unlink()
     (folder / "rows" / "deep" / "ü b.csv").unlink()
@@ -160,8 +165,44 @@ def test_files_that_change_or_vanish_meanwhile_are_told(folder, monkeypatch):
         sent(plan)
 
 
-def test_a_name_that_no_object_can_have(folder):
-    (folder / "rows" / "line\nbreak.csv").write_text("x,label\n1,0\n")
+def test_files_that_changed_since_the_plan_are_not_sent_in_its_name(folder):
+    plan = planned(folder)
+    (folder / "rows" / "a.csv").write_text("x,label\n9,0\n")
+    with pytest.raises(PlanError, match=r"rows: the files changed since the plan was made\n.*submit the job again"):
+        sent(plan)
+    assert objects(plan) == []
+    plan = planned(folder, storage=f"s3://{BUCKET}/{secrets.token_hex(4)}")
+    (folder / "weights" / "model.safetensors").write_bytes(b"1" * 100)
+    with pytest.raises(PlanError, match=r"train\.start: the files changed since the plan was made"):
+        sent(plan)
+    assert not [name for name in objects(plan) if name.startswith("weights-")]
+
+
+def test_files_of_which_some_are_gone_are_not_read_as_if_they_were_all(folder):
+    plan = planned(folder)
+    sent(plan)
+    place = plan.step("data").policy["sent"]
+    source = load_job(folder / "job.yaml", ()).data.source
+    bucket_at(place).delete("a.csv")
+    with pytest.raises(PlanError, match=r"does not hold all of them\n.*submit the job again"):
+        list_files(source, folder, place)
+    sent(plan)
+    assert len(list_files(source, folder, place).files) == 2
+
+
+@pytest.mark.parametrize("path", [".", "./"])
+def test_rows_right_beside_the_job(folder, path):
+    (folder / "b.csv").write_text("x,label\n1,0\n")
+    plan = planned(folder, path)
+    sent(plan)
+    source = load_job(folder / "job.yaml", ()).data.source
+    there, here = list_files(source, Path("/nowhere"), plan.step("data").policy["sent"]), list_files(source, folder)
+    assert [there.show(file.name) for file in there.files] == [here.show(file.name) for file in here.files]
+
+
+@pytest.mark.parametrize("name", ["line\nbreak.csv", "back\\slash.csv"])
+def test_a_name_that_no_object_can_have(folder, name):
+    (folder / "rows" / name).write_text("x,label\n1,0\n")
     plan = planned(folder)
     with pytest.raises(PlanError, match="cannot travel"):
         sent(plan)

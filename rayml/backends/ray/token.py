@@ -21,7 +21,7 @@ def look_for_token(environ: Mapping[str, str] | None = None, home: Path | None =
     """RAY_AUTH_TOKEN, the file of RAY_AUTH_TOKEN_PATH, or ~/.ray/auth_token; None where there is none of them.
 
     Raises:
-        BackendError: RAY_AUTH_TOKEN_PATH names a file that cannot be read.
+        BackendError: RAY_AUTH_TOKEN_PATH names a file that cannot be read, or one of them is no text.
     """
     known = os.environ if environ is None else environ
     if token := known.get("RAY_AUTH_TOKEN", "").strip():
@@ -30,6 +30,9 @@ def look_for_token(environ: Mapping[str, str] | None = None, home: Path | None =
     path = Path(named) if named else (home or Path.home()) / ".ray" / "auth_token"
     try:
         return path.read_text().strip() or None
+    except UnicodeDecodeError:
+        hint = f"put the cluster's token into it, or rm {path}"
+        raise BackendError("it holds bytes that are no text, and no token", where=str(path), hint=hint) from None
     except OSError as error:
         if named:
             raise BackendError(

@@ -2,17 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import pyarrow as pa
 
-from rayml.artifacts.bucket import bucket_at, each
-from rayml.errors import StageError
+from rayml.artifacts.bucket import Bucket, bucket_at, each, in_bucket
+from rayml.errors import BackendError, RaymlError, StageError
 
 CSV_BUFFER = 4 * 2**20
 """Bytes of an object that one request brings; they are read one after the other."""
+_OF_SERVER = re.compile(r"AWS Error (\w+)")
+"""In what Arrow raises where a server cannot be reached or refuses."""
+GONE = "there is no such object any more"
+_GONE_CODES = ("NO_SUCH_KEY", "RESOURCE_NOT_FOUND")
 _OPEN: dict[str, pa.fs.FileSystem] = {}
+
+
+class Sized(Protocol):
+    """A file, or a part of one."""
+
+    @property
+    def bytes(self) -> int:
+        """To be read."""
+
+
+SomeFile = TypeVar("SomeFile", bound=Sized)
+
+
+def grouped(files: Iterable[SomeFile], most_bytes: int, most_files: float = float("inf")) -> Iterator[list[SomeFile]]:
+    """Neighbours together, as long as they are not more and not larger; a larger one stands alone."""
+    group: list[SomeFile] = []
+    total = 0
+    for file in files:
+        if group and (total + file.bytes > most_bytes or len(group) >= most_files):
+            yield group
+            group, total = [], 0
+        group.append(file)
+        total += file.bytes
+    if group:
+        yield group
 
 
 def open_rows(place: str) -> str | pa.NativeFile:
@@ -43,8 +75,20 @@ def read_files(places: Sequence[str], shown: Sequence[str]) -> list[bytes]:
     return [_read_file(place, name) for place, name in pairs]
 
 
-def in_bucket(place: str) -> bool:
-    return place.startswith("s3://")
+def bucket_failure(error: Exception, place: str, shown: str) -> RaymlError | None:
+    """What an error of pyarrow says of a bucket or its server; None where it is about the bytes of a file."""
+    if not in_bucket(place) or not isinstance(error, OSError):
+        return None
+    code = _OF_SERVER.search(str(error))
+    if isinstance(error, FileNotFoundError) or (code is not None and code[1] in _GONE_CODES):
+        return StageError(GONE, where=shown)
+    if code is None:
+        return None
+    return BackendError(
+        f"the object cannot be read: {code[1].lower().replace('_', ' ')}",
+        where=shown,
+        hint="check network, AWS_ENDPOINT_URL and credentials of the nodes, then run the same command again",
+    )
 
 
 def _read_file(place: str, shown: str) -> bytes:
@@ -55,21 +99,26 @@ def _read_file(place: str, shown: str) -> bytes:
 
 
 def _read_object(place: str, shown: str) -> bytes:
-    folder, _, name = place.rpartition("/")
-    found = bucket_at(folder).read(name)
+    name, _, key = _key(place).partition("/")
+    found = _bucket(name).read(key)
     if found is None:
-        raise StageError("there is no such object any more", where=shown)
+        raise StageError(GONE, where=shown)
     return found[0]
 
 
+@functools.cache
+def _bucket(name: str) -> Bucket:
+    """One for each bucket and process: opening many small files costs no new connections, and no new log-in."""
+    return Bucket(name)
+
+
 def _filesystem(place: str) -> pa.fs.FileSystem:
-    """One for each bucket and process: opening many small files costs no new connections."""
-    bucket = bucket_at(place)
-    if bucket.name not in _OPEN:
+    name = bucket_at(place).name
+    if name not in _OPEN:
         from rayml.artifacts.bucket_filesystem import filesystem
 
-        _OPEN[bucket.name] = filesystem(bucket)
-    return _OPEN[bucket.name]
+        _OPEN[name] = filesystem(bucket_at(place))
+    return _OPEN[name]
 
 
 def _key(place: str) -> str:

@@ -16,15 +16,13 @@ from rayml.ml.schema import ImageFeature
 from rayml.plan.listing import Listing
 from rayml.stages.data.columns import describe_columns
 from rayml.stages.data.config import DataConfig
-from rayml.stages.data.files import read_files
+from rayml.stages.data.files import grouped, read_files
 from rayml.stages.data.rows import BLOCK_BYTES, Origin, Reading, make_block
 
 MAX_FILES = 2048
 """Files of one reading task, so that a folder of small images is still read by several processes."""
-
-
 TOGETHER = 64
-"""Files that are held in memory before they are decoded."""
+"""Files that are held in memory before they are decoded, unless they are larger than BLOCK_BYTES."""
 
 
 @dataclass(frozen=True)
@@ -198,11 +196,12 @@ def _read_images(listing: Listing, first: int, rule: ImageRule) -> Iterator[pa.T
     names = [file.name for file in listing.files]
     numbers = np.arange(first, first + len(names), dtype=np.int32)
     pixels = np.empty((len(names), *rule.feature.shape), np.uint8)
-    for start in range(0, len(names), TOGETHER):
-        part = names[start : start + TOGETHER]
-        shown = [listing.show(name) for name in part]
-        contents = read_files([listing.locate(name) for name in part], shown)
-        for place, (content, name) in enumerate(zip(contents, shown, strict=True), start):
-            pixels[place] = rule.decode(content, name)
+    decoded = 0
+    for part in grouped(listing.files, BLOCK_BYTES, TOGETHER):
+        shown = [listing.show(file.name) for file in part]
+        contents = read_files([listing.locate(file.name) for file in part], shown)
+        for content, name in zip(contents, shown, strict=True):
+            pixels[decoded] = rule.decode(content, name)
+            decoded += 1
     labels = pa.array([name.split("/", 1)[0] for name in names], pa.string())
     yield make_block(numbers, np.zeros(len(names), np.int64), labels, pixels)

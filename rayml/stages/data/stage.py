@@ -16,7 +16,7 @@ from rayml.errors import StageError
 from rayml.ml.schema import ImageFeature, Schema
 from rayml.ml.shards import Integers, ShardSet, save_schema
 from rayml.plan.plan import Step
-from rayml.plan.sources import fingerprint, list_files
+from rayml.plan.sources import fingerprint, is_in_bucket, list_files
 from rayml.spec.data import CallableSource, CsvSource, ImageFolderSource, SklearnSource
 from rayml.spec.words import count
 from rayml.stages.api import Context, Inputs, Outcome
@@ -36,12 +36,14 @@ def run(step: Step, inputs: Inputs, context: Context) -> Outcome:
     """Write `SPLIT-NNNNN.arrow`, schema.json and stats.json to `context.out`. Ray has been initialised.
 
     Raises:
-        StageError: the source is not what the job says, with the rows or files that are wrong.
+        StageError: the source is not what the job says, with the rows or files that are wrong; or it is in a bucket
+            and not what it was when the plan was made.
     """
     config = DataConfig.model_validate(step.config)
     base = context.resolve(".")
     sent: str | None = step.policy.get("sent")
     before = fingerprint(config.source, base, sent)
+    refuse_others(config, before)
     reading = understand(config, context, sent)
     context.emit("note", text=f"reading {count(len(reading.names), 'file')}")
     index = read_rows(reading.tasks)
@@ -66,6 +68,22 @@ def run(step: Step, inputs: Inputs, context: Context) -> Outcome:
         for number, name in enumerate(SPLITS)
     }
     return _outcome(config, context, reading, schema, counts, moments)
+
+
+def refuse_others(config: DataConfig, found: str) -> None:
+    """StageError where a bucket holds other objects than those that the step's key is for.
+
+    Times of change may differ between hosts that have the same files; ETags are the same everywhere.
+    """
+    source = config.source
+    if isinstance(source, SklearnSource | CallableSource) or not is_in_bucket(source):
+        return
+    if found != config.fingerprint:
+        raise StageError(
+            "the objects changed since the plan was made",
+            where=f"data.source.path {source.path}",
+            hint="run or submit the job again, which plans it for what is there now",
+        )
 
 
 def understand(config: DataConfig, context: Context, sent: str | None = None) -> Reading:

@@ -15,11 +15,11 @@ import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
 from rayml.artifacts.switches import refuse_unsafe_switches
-from rayml.errors import StageError
+from rayml.errors import RaymlError, StageError
 from rayml.plan.listing import Listing
 from rayml.stages.data.columns import column_types
 from rayml.stages.data.config import DataConfig
-from rayml.stages.data.files import open_anywhere, open_rows
+from rayml.stages.data.files import bucket_failure, grouped, open_anywhere, open_rows
 from rayml.stages.data.rows import BLOCK_BYTES, Origin, Reading
 from rayml.stages.data.rule import RowRule, row_rule
 from rayml.stages.data.unpacking import Unpacked, refuse_claim
@@ -60,7 +60,7 @@ def read_csv_source(listing: Listing, config: DataConfig) -> Reading:
     # Labels are text in every file, so that a file that happens to hold numbers only agrees with the others.
     types = {name: columns[name] if pa.types.is_boolean(columns[name]) else pa.float64() for name in rule.columns}
     types[config.label] = pa.string()
-    tasks = tuple(partial(_read_csv_files, group, rule, types) for group in _grouped(files))
+    tasks = tuple(partial(_read_csv_files, group, rule, types) for group in grouped(files, BLOCK_BYTES))
     origins = tuple(file.origin for file in files)
     names = tuple(file.name for file in listing.files)
     return Reading(rule.feature, names, origins, tasks, text_labels=True, ignored=rule.ignored + listing.ignored)
@@ -74,7 +74,7 @@ def read_parquet_source(listing: Listing, config: DataConfig) -> Reading:
         columns = column_types(opened.schema_arrow, shown)
         rule = row_rule(columns, config, shown, partial(_first_row, opened, files[0]))
     pieces = [piece for file in files for piece in _row_group_pieces(file, rule)]
-    tasks = tuple(partial(_read_parquet_files, group, rule) for group in _grouped(pieces))
+    tasks = tuple(partial(_read_parquet_files, group, rule) for group in grouped(pieces, BLOCK_BYTES))
     origins = tuple(file.origin for file in files)
     names = tuple(file.name for file in listing.files)
     return Reading(rule.feature, names, origins, tasks, ignored=rule.ignored + listing.ignored)
@@ -118,21 +118,7 @@ def _open_csv(place: str, convert: pcsv.ConvertOptions | None = None) -> pcsv.CS
     )
 
 
-def _grouped(files: list[TableFile]) -> Iterator[tuple[TableFile, ...]]:
-    """Neighbours in groups of at most BLOCK_BYTES; a larger one stands alone."""
-    group: list[TableFile] = []
-    total = 0
-    for file in files:
-        if group and total + file.bytes > BLOCK_BYTES:
-            yield tuple(group)
-            group, total = [], 0
-        group.append(file)
-        total += file.bytes
-    if group:
-        yield tuple(group)
-
-
-def _read_csv_files(files: tuple[TableFile, ...], rule: RowRule, types: dict[str, pa.DataType]) -> Iterator[pa.Table]:
+def _read_csv_files(files: list[TableFile], rule: RowRule, types: dict[str, pa.DataType]) -> Iterator[pa.Table]:
     options = pcsv.ConvertOptions(column_types=types, include_columns=list(types))
     for file in files:
         rule.require(_csv_columns(file), file.origin.shown)
@@ -187,7 +173,7 @@ def _row_group_pieces(file: TableFile, rule: RowRule) -> Iterator[TableFile]:
         first_row += group.num_rows
 
 
-def _read_parquet_files(files: tuple[TableFile, ...], rule: RowRule) -> Iterator[pa.Table]:
+def _read_parquet_files(files: list[TableFile], rule: RowRule) -> Iterator[pa.Table]:
     for file in files:
         with _open_parquet(file) as opened:
             rule.require(column_types(opened.schema_arrow, file.origin.shown), file.origin.shown)
@@ -208,9 +194,12 @@ def _read_parquet_files(files: tuple[TableFile, ...], rule: RowRule) -> Iterator
                 raise _unreadable(error, file) from None
 
 
-def _unreadable(error: Exception, file: TableFile) -> StageError:
+def _unreadable(error: Exception, file: TableFile) -> RaymlError:
     """What pyarrow could not read, as a person would put it: rows from 0 and after the header."""
     shown = file.origin.shown
+    failure = bucket_failure(error, file.place, shown)
+    if failure is not None:
+        return failure
     if isinstance(error, OSError) and error.strerror:
         return StageError(f"cannot be read: {error.strerror}", where=shown)
     row = re.search(r"Row #(\d+): (.*)", str(error), re.DOTALL)

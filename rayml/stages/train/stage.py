@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rayml.artifacts.bring import bring_weights
+from rayml.artifacts.bucket import in_bucket
 from rayml.artifacts.hosts import CHECKPOINTS
 from rayml.artifacts.manifest import Artifact
 from rayml.errors import StageError
@@ -99,15 +101,18 @@ def place_start(start: str, step: Step, context: Context) -> str:
     """Where every rank finds the weights to start from; what lies in a bucket is brought to the step's own folder.
 
     Raises:
-        StageError: the job file names a bucket, and other weights are there than when the plan was made.
+        StageError: the job file names a bucket, and other weights are brought than when the plan was made.
     """
-    if start.startswith("s3://"):
-        brought = bring_weights(start, context.work / START_FOLDER)
-        named = step.config["start"].get("path", "")
-        if named.startswith("s3://") and weights_in_bucket(start).digest != step.config["start"]["digest"]:
-            raise StageError("the weights changed since the plan was made", where=named, hint="run the job again")
-        return str(brought)
+    if in_bucket(start):
+        return str(bring_weights(start, context.work / START_FOLDER, partial(refuse_others, start, step)))
     return start if context.hosts.share_folders else keep_beside(Path(start), context.work)
+
+
+def refuse_others(start: str, step: Step) -> None:
+    """StageError where the job file names a bucket which holds other weights than those that the step's key is for."""
+    named = step.config["start"].get("path", "")
+    if in_bucket(named) and weights_in_bucket(start).digest != step.config["start"]["digest"]:
+        raise StageError("the weights changed since the plan was made", where=named, hint="run the job again")
 
 
 def keep_beside(start: Path, work: Path) -> str:
