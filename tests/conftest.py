@@ -17,6 +17,16 @@ sys.path.insert(0, str(Path(__file__).parent))
 os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=process_token())
 
 
+@pytest.fixture(scope="module", autouse=True)
+def environment_of_a_module():
+    """What Ray and rayml set in this process for a cluster ends with the tests that started it."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
+
+
 @pytest.fixture(autouse=True)
 def own_home(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("RAYML_HOME", str(tmp_path_factory.getbasetemp() / "home"))

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import errno
+import json
+import os
 import re
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -101,3 +105,22 @@ def test_the_help_says_each_command_in_a_whole_sentence(rayml):
     lines = out.partition("Commands:")[2].strip().splitlines()
     assert len(lines) >= 9
     assert [line for line in lines if line.endswith("...")] == []
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_any_locale_can_print_every_name(tmp_path, encoding):
+    text = Path(__file__).parents[1].joinpath(JOB).read_text()
+    (tmp_path / "Größe 大.yaml").write_text(text)
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+
+    def rayml(*arguments):
+        command = [sys.executable, "-m", "rayml.cli", *arguments]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False, timeout=60)
+
+    planned = rayml("plan", "Größe 大.yaml", "--json")
+    assert planned.returncode == 0, planned.stderr
+    assert json.loads(planned.stdout.decode(encoding))["job"] == "digits"
+    absent = rayml("validate", "Grösse 大.yaml")
+    assert absent.returncode == 2
+    assert b"no such file" in absent.stderr
+    assert b"Traceback" not in absent.stderr

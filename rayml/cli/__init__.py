@@ -9,7 +9,7 @@ import typer
 from rayml.cli.clusters import cluster, lint, logs, runs, status, stop, submit
 from rayml.cli.jobs import diff, plan, run, schema, tune, validate
 from rayml.cli.machine import bench, doctor
-from rayml.cli.output import print_bug, print_error
+from rayml.cli.output import print_anything, print_bug, print_error
 from rayml.cli.results import predict, report, serve, show, verify
 
 EXIT_INTERRUPTED = 130
@@ -39,6 +39,7 @@ def main() -> None:
     """The entry point: a RaymlError becomes its sentence and its exit code."""
     from rayml.errors import RaymlError, machine_failure
 
+    print_anything()
     try:
         app()
     except RaymlError as error:

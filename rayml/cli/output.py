@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,13 @@ import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+def print_anything() -> None:
+    """Let standard output and error take every character: one that the locale has not is written as its code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def console(stderr: bool = False) -> Console:
@@ -26,7 +34,12 @@ def say(text: str, error: bool = False) -> None:
 
 def print_json(document: Any) -> None:
     """The one JSON document of a command, to standard output."""
-    typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    typer.echo(json.dumps(document, indent=2, ensure_ascii=not is_unicode()))
+
+
+def is_unicode() -> bool:
+    """Whether standard output takes every character as it is; in JSON another one has its own escape."""
+    return (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "").startswith("utf")
 
 
 def print_error(error: Exception) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 from pathlib import Path
@@ -26,8 +25,6 @@ def run(
         SpecError: the cluster file is wrong.
     """
     findings = examine(asked(home, cluster, address, storage, image, fix))
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a locale without umlauts, and a folder with one
     if as_json:
         sys.stdout.write(f"{json.dumps(to_json(findings), indent=2)}\n")
     else:

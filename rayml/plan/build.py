@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,7 @@ def build_plan(
         steps.append(step)
     return Plan(
         rayml=__version__,
+        ray=version("ray"),
         job=job.name,
         seed=job.seed,
         job_file=job_file,
@@ -89,7 +91,7 @@ def rebuild_plan(plan: Plan, decision: Decision) -> Plan:
     origin = plan.origin
     job, cluster = JobSpec.model_validate(origin.job), read_cluster(origin.cluster)
     found = build_plan(job, cluster, read_facts(origin.facts), plan.job_file, Path(plan.base), decision)
-    return found.model_copy(update={"code": plan.code})
+    return found.model_copy(update={"code": plan.code, "ray": plan.ray})
 
 
 def decide(job: JobSpec, decision: Decision) -> JobSpec:

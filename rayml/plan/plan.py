@@ -120,6 +120,8 @@ class Plan(_Value):
     """The whole job, resolved."""
 
     rayml: str
+    ray: str = ""
+    """The version of Ray where the plan was made; empty in plans of an older rayml."""
     job: str
     seed: int
     job_file: str

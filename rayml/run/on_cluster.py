@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -25,6 +26,18 @@ from rayml.run.execution import execute
 from rayml.run.storage import create_or_resume, open_storage
 
 POLL_S = 0.2
+HOW_TO_AGREE = "submit from a machine with the cluster's version, or give the cluster an image with yours"
+
+
+def refuse_other_versions(plan: Plan) -> None:
+    """PlanError where this cluster's image has another rayml, or a Ray with another minor version, than the plan."""
+    if plan.rayml != __version__:
+        what = f"the plan was made by rayml {plan.rayml}, and the cluster has {__version__}"
+        raise PlanError(what, where="rayml", hint=HOW_TO_AGREE)
+    here = version("ray")
+    if plan.ray and plan.ray.split(".")[:2] != here.split(".")[:2]:
+        what = f"the plan was made beside Ray {plan.ray}, and the cluster runs {here}"
+        raise PlanError(what, where="ray", hint=HOW_TO_AGREE)
 
 
 def run_on_cluster(plan_file: str, storage: str, run: str) -> int:
@@ -34,12 +47,7 @@ def run_on_cluster(plan_file: str, storage: str, run: str) -> int:
         PlanError: the plan cannot be read, or another driver works on the run.
     """
     plan = read_plan(Path(plan_file))
-    if plan.rayml != __version__:
-        raise PlanError(
-            f"the plan was made by rayml {plan.rayml}, and the cluster has {__version__}",
-            where="rayml",
-            hint="submit from a machine with the cluster's version, or give the cluster an image with yours",
-        )
+    refuse_other_versions(plan)
     kept = open_storage(storage)
     with kept.claim(run) as alone:
         if not alone:

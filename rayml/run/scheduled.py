@@ -107,7 +107,7 @@ def planned_anew(sent: Plan, run: str) -> Plan:
     names = {step.name for step in sent.steps}
     plan = build_plan(job, cluster, facts, sent.job_file, base)
     steps = tuple(step for step in plan.steps if step.name in names)
-    return plan.model_copy(update={"steps": steps, "code": sent.code})
+    return plan.model_copy(update={"steps": steps, "code": sent.code, "ray": sent.ray})
 
 
 def source_now(job: JobSpec, base: Path, run: str) -> str:

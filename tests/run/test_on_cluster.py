@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 
 import pytest
 
@@ -10,14 +11,15 @@ from rayml import __version__
 from rayml.errors import PlanError
 from rayml.observe.runs import Home, NoSuchRun
 from rayml.plan.plan import ClusterPlan, Plan, make_step
-from rayml.run.on_cluster import bring_code, read_plan, run_on_cluster
+from rayml.run.on_cluster import bring_code, read_plan, refuse_other_versions, run_on_cluster
 from rayml.run.records import describe_run, list_runs
 from rayml.run.storage import FolderStorage, create_or_resume, ended_with, open_storage, run_folder
 
 
-def make_plan(job="digits", code=None, rayml=__version__):
+def make_plan(job="digits", code=None, rayml=__version__, ray=""):
     return Plan(
         rayml=rayml,
+        ray=ray,
         job=job,
         seed=7,
         job_file="jobs/digits.yaml",
@@ -56,7 +58,12 @@ def test_a_plan_that_cannot_be_read_or_is_of_another_version_is_said(sent, tmp_p
     sent.write_text(make_plan(rayml="9.9").model_dump_json())
     with pytest.raises(PlanError, match=r"made by rayml 9\.9, and the cluster has"):
         run_on_cluster(str(sent), str(tmp_path / "storage"), "digits-1")
+    sent.write_text(make_plan(ray="1.13.0").model_dump_json())
+    with pytest.raises(PlanError, match=r"made beside Ray 1\.13\.0, and the cluster runs") as caught:
+        run_on_cluster(str(sent), str(tmp_path / "storage"), "digits-1")
+    assert "give the cluster an image with yours" in caught.value.hint
     assert not (tmp_path / "storage").exists()
+    refuse_other_versions(make_plan(ray=version("ray").rpartition(".")[0] + ".99"))
 
 
 def test_a_run_goes_on_with_its_first_plan_and_has_the_code_beside_it(tmp_path):
