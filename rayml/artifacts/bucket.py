@@ -33,6 +33,8 @@ LARGE_BYTES = 64 * 2**20
 CHUNK_BYTES = 2**20
 TRANSFERS = 8
 """Files that travel at a time."""
+BODY_TRIES = 3
+"""Of a request whose answer breaks off."""
 CONFLICT_TRIES = 20
 CONFLICT_PAUSE_S = 0.1
 
@@ -112,13 +114,21 @@ class Bucket:
     def read(self, path: str) -> tuple[bytes, str] | None:
         """An object's bytes and ETag, or None where there is no such object."""
         with self._told(path) as client:
-            try:
-                answer = client.get_object(Bucket=self.name, Key=self._key(path))
-                return answer["Body"].read(), answer["ETag"]
-            except client.exceptions.ClientError as error:
-                if _code(error) in ABSENT:
-                    return None
-                raise
+            from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
+
+            for left in reversed(range(BODY_TRIES)):
+                try:
+                    answer = client.get_object(Bucket=self.name, Key=self._key(path))
+                    return answer["Body"].read(), answer["ETag"]
+                except client.exceptions.ClientError as error:
+                    if _code(error) in ABSENT:
+                        return None
+                    raise
+                except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError):
+                    # boto3 repeats a request that failed, and not one whose answer broke off.
+                    if not left:
+                        raise
+        raise AssertionError("the last try returns or raises")
 
     def create(self, path: str, content: bytes) -> str | None:
         """Write an object that is not there yet. Its ETag, or None where the name is taken."""
@@ -208,10 +218,15 @@ class Bucket:
             answer = client.list_objects_v2(Bucket=self.name, Prefix=self._key(""), MaxKeys=1)
         return str(answer["ResponseMetadata"]["HTTPHeaders"].get("date", ""))
 
-    def upload(self, source: Path, path: str) -> None:
-        """Write a local file's bytes. OSError where it cannot be read."""
+    def upload(self, source: Path, path: str, told: Callable[[int], None] | None = None) -> None:
+        """Write a local file's bytes. OSError where it cannot be read.
+
+        Args:
+            told: hears how many more bytes were sent, less than 0 where they are sent again; what it raises ends it.
+        """
+        config = _transfer(source.stat().st_size)
         with source.open("rb") as stream, self._told(path) as client:
-            client.upload_fileobj(stream, self.name, self._key(path), Config=_transfer(source.stat().st_size))
+            client.upload_fileobj(stream, self.name, self._key(path), Config=config, Callback=told)
 
     def download(self, entry: Entry, target: Path) -> bool:
         """Read an object into a new local file, whose folder is made. False where there is no such object any more.
@@ -309,12 +324,19 @@ def bucket_at(uri: str) -> Bucket:
     return Bucket(name, prefix)
 
 
-def each(items: Iterable[Item], function: Callable[[Item], Result]) -> list[Result]:
-    """Call a function on each item, several at a time. Raises what the first of them raised; the rest is left."""
+def each(
+    items: Iterable[Item], function: Callable[[Item], Result], on_end: Callable[[], None] = lambda: None
+) -> list[Result]:
+    """Call a function on each item, several at a time. Raises what the first of them raised; the rest is left.
+
+    Args:
+        on_end: called before those that still go on are waited for, also after Ctrl-C.
+    """
     pool = ThreadPoolExecutor(max_workers=TRANSFERS, thread_name_prefix="bucket")
     try:
         return list(pool.map(function, items))
     finally:
+        on_end()
         pool.shutdown(cancel_futures=True)
 
 

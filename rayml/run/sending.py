@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,10 @@ from rayml.plan.listing import SourceFile, summary
 from rayml.plan.plan import Plan
 from rayml.plan.sent import Shipment, shipments
 from rayml.spec.words import count
+
+
+class Stopped(Exception):
+    """Ends an upload that nobody waits for: another one failed, or Ctrl-C was pressed."""
 
 
 def send_files(plan: Plan, console: Console) -> None:
@@ -64,11 +69,17 @@ def upload_files(left: list[SourceFile], shipment: Shipment, bucket: Bucket, con
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("sent", total=sum(file.bytes for file in left))
+        over = threading.Event()
+
+        def told(more: int) -> None:
+            if over.is_set():
+                raise Stopped
+            progress.advance(task, more)
 
         def upload(file: SourceFile) -> None:
             path = shipment.root / file.name
             try:
-                bucket.upload(path, file.name)
+                bucket.upload(path, file.name, told)
             except OSError as error:
                 raise PlanError(f"{file.name} cannot be read: {error.strerror}", where=shipment.what) from None
             if not is_unchanged(path, file):
@@ -76,9 +87,8 @@ def upload_files(left: list[SourceFile], shipment: Shipment, bucket: Bucket, con
                 raise PlanError(
                     f"{file.name} was changed while it was sent", where=shipment.what, hint="submit the job again"
                 )
-            progress.advance(task, file.bytes)
 
-        each(left, upload)
+        each(left, upload, on_end=over.set)
 
 
 def is_unchanged(path: Path, file: SourceFile) -> bool:

@@ -21,6 +21,7 @@ from contract.store import HARMED, StoreContract, manifest, write
 from fault_proxy import fault_proxy
 from s3 import SECRET_KEY, client, free_ports, seaweed
 
+from rayml.artifacts.bucket import Bucket
 from rayml.artifacts.lease import LeaseLost, Leases
 from rayml.artifacts.manifest import digest
 from rayml.artifacts.s3 import S3Store
@@ -456,6 +457,28 @@ def test_a_download_that_breaks_off_leaves_nothing(store, server, prefix, tmp_pa
         assert tree(tmp_path / "far") == {}
         proxy.longest_answer_bytes = sys.maxsize
         assert far.verify(far.find("train", key)) == []
+
+
+def test_an_answer_that_breaks_off_is_asked_for_again(server, prefix, monkeypatch):
+    Bucket(BUCKET, prefix).put("large", b"x" * 2**20)
+    with fault_proxy(int(server.url.rpartition(":")[2])) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
+        far = Bucket(BUCKET, prefix)
+        client = far._client()
+        get, asked = client.get_object, []
+
+        def broken_at_first(**arguments):
+            asked.append(arguments)
+            proxy.longest_answer_bytes = 300_000 if len(asked) <= breaks else sys.maxsize
+            return get(**arguments)
+
+        monkeypatch.setattr(client, "get_object", broken_at_first)
+        breaks = 2
+        content, _ = far.read("large")
+        assert (len(content), len(asked)) == (2**20, 3)
+        breaks = 9
+        with pytest.raises(BackendError, match="the connection broke"):
+            far.read("large")
 
 
 def test_a_request_that_is_cut_is_sent_again(store, server, prefix, tmp_path, monkeypatch):

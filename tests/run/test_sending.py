@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import time
 from io import StringIO
 from pathlib import Path
 
@@ -148,8 +149,8 @@ def test_files_that_change_or_vanish_meanwhile_are_told(folder, monkeypatch):
     plan = planned(folder)
     upload = bucket.Bucket.upload
 
-    def and_change(self, source, path):
-        upload(self, source, path)
+    def and_change(self, source, path, told):
+        upload(self, source, path, told)
         (folder / "rows" / "a.csv").write_text("x,label\n1,0\n3,1\n")
 
     monkeypatch.setattr(bucket.Bucket, "upload", and_change)
@@ -217,3 +218,26 @@ def test_what_was_sent_and_is_gone(folder):
     with pytest.raises(BackendError, match="there are no weights"):
         bring_weights(plan.step("train").policy["start"], folder / "node")
     assert not list((folder / "node").iterdir())
+
+
+def test_what_is_still_on_its_way_ends_when_another_file_fails(folder, monkeypatch):
+    from rayml.artifacts import bucket
+
+    plan, ended = planned(folder), []
+
+    def upload(self, source, path, told):
+        if path == "a.csv":
+            time.sleep(0.2)
+            raise PermissionError(13, "Permission denied")
+        for _ in range(600):  # a minute of a large file
+            try:
+                told(1)
+            except Exception as error:
+                ended.append(type(error).__name__)
+                raise
+            time.sleep(0.1)
+
+    monkeypatch.setattr(bucket.Bucket, "upload", upload)
+    with pytest.raises(PlanError, match=r"a\.csv cannot be read: Permission denied"):
+        sent(plan)
+    assert ended == ["Stopped"]
