@@ -18,6 +18,8 @@ import pytest
 ACCESS_KEY = "rayml-test"
 SECRET_KEY = "s3cret-that-no-text-may-hold"
 START_TIMEOUT_S = 60
+STORE_BUCKET = "rayml-tests"
+"""Of the tests of tests/artifacts."""
 GRPC_OFFSET = 10_000
 """SeaweedFS gives each server a second port, this much above the first, unless it is told another."""
 
