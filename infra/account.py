@@ -309,6 +309,15 @@ class AccountSpec(Spec):
         return self
 
     @model_validator(mode="after")
+    def _repositories_are_apart(self) -> AccountSpec:
+        known: dict[str, str] = {}
+        for image in self.images:
+            other = known.setdefault(image.replace("/", "-"), image)
+            if other != image:
+                raise ValueError(f"images: `{other}` and `{image}` differ only in `/` and `-`; rename one of them")
+        return self
+
+    @model_validator(mode="after")
     def _roles_can_be_named(self) -> AccountSpec:
         for team in self.teams:
             role = self.role_of(team)

@@ -52,6 +52,10 @@ def synth(
     """Write the templates that `cdk deploy --app` sends. Fails where cdk-nag finds something."""
     spec = load_account(account)
     warn_about_node()
+    try:
+        to.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PlanError(f"{to} cannot be made: {error.strerror}", where="--to", hint="name another folder") from None
     node.quiet_jsii()
     from infra.app import build
 

@@ -61,6 +61,11 @@ CASES = {
         "is not the ARN of a role",
     ),
     "old version": (('version: "1.35"', 'version: "1.29"'), 'cluster.version: "1.29" is not `1.33`'),
+    "version without quotes": (('version: "1.35"', "version: 1.35"), 'put it in quotes: "1.35"'),
+    "images that clash": (
+        ("[rayml, kuberay/operator]", "[rayml, kuberay/operator, kuberay-operator]"),
+        "images: `kuberay/operator` and `kuberay-operator` differ only in `/` and `-`",
+    ),
     "shared folder": (
         ("{namespace: rayml}", "{namespace: rayml}\n  - {namespace: vision, prefix: rayml/vision}"),
         "teams: `rayml` and `rayml/vision` share a folder",

@@ -131,7 +131,8 @@ def _fits_in_quotes(value: object, shown: str, slots: Sequence[Slot]) -> bool:
     patterns = [
         [each.pattern for each in slot.constraints if hasattr(each, "pattern")] for slot in slots if slot.type is str
     ]
-    return any(all(re.search(pattern, shown) for pattern in each) for each in patterns)
+    named = [each for slot in slots if get_origin(slot.type) is Literal for each in get_args(slot.type)]
+    return shown in named or any(all(re.search(pattern, shown) for pattern in each) for each in patterns)
 
 
 def truth_values(root: Node, spec: type[Spec]) -> list[Problem]:

@@ -112,7 +112,7 @@ def refuse_others(start: str, step: Step) -> None:
     """StageError where the job file names a bucket which holds other weights than those that the step's key is for."""
     named = step.config["start"].get("path", "")
     if in_bucket(named) and weights_in_bucket(start).digest != step.config["start"]["digest"]:
-        raise StageError("the weights changed since the plan was made", where=named, hint="run the job again")
+        raise StageError("the weights changed since the plan was made", where=named, hint="run or submit the job again")
 
 
 def keep_beside(start: Path, work: Path) -> str:
