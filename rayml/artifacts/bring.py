@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from rayml.artifacts.bucket import Entry, bucket_at, each, in_bucket
+from rayml.artifacts.manifest import file_sha256
+from rayml.artifacts.s3 import recorded_sums
 from rayml.artifacts.work import is_inside
 from rayml.errors import BackendError
 
@@ -18,13 +20,14 @@ WEIGHTS = (".safetensors", ".json")
 def bring_weights(place: str, folder: Path, check: Callable[[], None] | None = None) -> Path:
     """Weights on this host: the path itself, or a copy of `s3://bucket/path` in `folder`.
 
-    Of a folder, what lies right in it and ends in one of WEIGHTS is brought. A copy appears whole or not at all.
+    Of a folder, what lies right in it and ends in one of WEIGHTS is brought. A copy appears whole or not at all. Files
+    of an artifact of a store are held against its manifest.
 
     Args:
         check: called once the files are here, before they appear; what it raises keeps them from appearing.
 
     Raises:
-        BackendError: nothing is there, or the bucket cannot be reached.
+        BackendError: nothing is there, or other bytes than were written, or the bucket cannot be reached.
     """
     if not in_bucket(place):
         return Path(place)
@@ -36,10 +39,14 @@ def bring_weights(place: str, folder: Path, check: Callable[[], None] | None = N
     copy = target.with_name(f".{name}.{secrets.token_hex(4)}")
     try:
         _download(place, parent, copy)
+        _refuse_other_bytes(place, copy)
         if check is not None:
             check()
-        if not target.exists():  # the work of another process of this host
+        try:
             copy.rename(target)
+        except OSError:
+            if not target.exists():  # the work of another process of this host
+                raise
     finally:
         shutil.rmtree(copy, ignore_errors=True)
         if copy.is_file():
@@ -64,6 +71,16 @@ def _download(place: str, parent: str, copy: Path) -> None:
             where=place,
             hint="train.start names a folder with .safetensors in it, or one such file",
         )
+
+
+def _refuse_other_bytes(place: str, copy: Path) -> None:
+    for name, sha256 in recorded_sums(place).items():
+        if (copy / name).is_file() and file_sha256(copy / name) != sha256:
+            raise BackendError(
+                f"{name} has other bytes than were written (sha256 differs)",
+                where=place,
+                hint="rayml verify RUN --storage URI says what else is damaged; train that run again",
+            )
 
 
 def _is_top(path: str) -> bool:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from rayml.artifacts.bucket import Bucket, Entry, each
+from rayml.artifacts.bucket import Bucket, Entry, bucket_at, each
 from rayml.artifacts.bucket_hosts import hosts_of
 from rayml.artifacts.durable import sync_tree
 from rayml.artifacts.hosts import Hosts
@@ -251,6 +251,16 @@ class S3Store:
 
     def _delete_all(self, beginning: str) -> None:
         each(self.bucket.entries(beginning), lambda entry: self.bucket.delete(entry.path))
+
+
+def recorded_sums(address: str) -> dict[str, str]:
+    """The sha256 of each file of the artifact that has this address (`S3Store.address`); empty for any other place."""
+    home, _, attempt = address.rstrip("/").rpartition("/")
+    found = bucket_at(home).read(MANIFEST_FILE) if ATTEMPT.fullmatch(attempt) else None
+    record = None if found is None else _parse(found[0])
+    if record is None or record.attempt != attempt:
+        return {}
+    return {entry.path: entry.sha256 for entry in record.manifest.files}
 
 
 def _home(kind: str, key: str) -> str:

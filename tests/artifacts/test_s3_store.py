@@ -20,6 +20,7 @@ from fault_proxy import fault_proxy
 from s3 import SECRET_KEY, client, free_ports
 from s3 import STORE_BUCKET as BUCKET
 
+from rayml.artifacts.bring import bring_weights
 from rayml.artifacts.bucket import Bucket
 from rayml.artifacts.manifest import digest
 from rayml.artifacts.s3 import S3Store
@@ -174,6 +175,19 @@ def test_a_torn_manifest_makes_way(store, raw, prefix, content):
     assert store.commit(write(store, key), manifest(key)) == store.find("train", key)
     aside = [name for name in keys(raw, prefix) if "damaged-" in name]
     assert [raw.get_object(Bucket=BUCKET, Key=name)["Body"].read() for name in aside] == [content]
+
+
+def test_weights_of_an_artifact_are_held_against_its_manifest(store, tmp_path):
+    key = digest("start")
+    artifact = store.commit(write(store, key), manifest(key))
+    place = store.address("train", key)
+    brought = bring_weights(place, tmp_path / "first")
+    assert (brought / "model.safetensors").read_bytes() == (artifact.path / "model.safetensors").read_bytes()
+    name = f"{place.removeprefix(store.bucket.uri('') + '/')}/model.safetensors"
+    store.bucket.put(name, b"#" * len((artifact.path / "model.safetensors").read_bytes()))
+    with pytest.raises(BackendError, match=r"model\.safetensors has other bytes than were written"):
+        bring_weights(place, tmp_path / "second")
+    assert not list((tmp_path / "second").iterdir())
 
 
 def test_putting_aside_never_removes_a_fresh_manifest(store):
