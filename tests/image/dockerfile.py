@@ -52,6 +52,25 @@ def lineage(found: dict[str, Stage], name: str) -> list[Stage]:
     return [*(lineage(found, stage.parent) if stage.parent in found else []), stage]
 
 
+def copies(stage: Stage) -> list[tuple[str | None, list[str], str]]:
+    """The COPY lines of a stage: the stage that it takes from, or None for the checkout; sources; target."""
+    found = []
+    for rest in stage.all("COPY"):
+        words = rest.split()
+        origin = words.pop(0).removeprefix("--from=") if words[0].startswith("--from=") else None
+        found.append((origin, words[:-1], words[-1]))
+    return found
+
+
+def files_behind(found: dict[str, Stage], name: str) -> set[str]:
+    """Every path of the checkout that decides on a stage: what it, its parents and the stages it copies from copy."""
+    behind: set[str] = set()
+    for stage in lineage(found, name):
+        for origin, sources, _ in copies(stage):
+            behind |= set(sources) if origin is None else files_behind(found, origin)
+    return behind
+
+
 def do(found: dict[str, Stage], name: str, place: Path) -> None:
     """COPY and RUN of a stage and its parents. `/build` and `/opt/rayml` become folders of `place`."""
     (place / "build").mkdir(parents=True, exist_ok=True)
@@ -65,6 +84,15 @@ def do(found: dict[str, Stage], name: str, place: Path) -> None:
                 copy(sources, inside(target, place), whole=target)
             elif word == "RUN":
                 run(rest, place, settings)
+
+
+def lay(found: dict[str, Stage], target: str, place: Path) -> None:
+    """The layers of an image, one over the other: its `COPY --from`, after `do` of the stages that it names."""
+    for stage in lineage(found, target):
+        for origin, (source,), goal in copies(stage):
+            assert origin is not None, "an image takes from stages alone"
+            if source != goal:
+                shutil.copytree(inside(source, place), inside(goal, place), symlinks=True, dirs_exist_ok=True)
 
 
 def copy(sources: list[str], target: str, whole: str) -> None:

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from dockerfile import FILE, ROOT, instructions, lineage, stages
+from dockerfile import FILE, ROOT, copies, files_behind, instructions, lineage, stages
 
 from rayml.backends.kuberay import pods
 
@@ -51,15 +51,54 @@ def test_the_image_and_the_pods_agree_on_the_user_and_the_folders(target):
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_python_lies_where_no_mount_hides_it_and_the_user_cannot_write(target):
-    copied = [rest.split()[-1] for rest in final(target, "COPY")]
-    assert copied == ["/opt/rayml"]
+    copied = {rest.split()[-1] for rest in final(target, "COPY")}
+    assert copied == {"/opt/rayml"}
     assert not any("--chown" in rest for rest in final(target, "COPY")), "root owns the program, and another runs it"
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_change_of_rayml_touches_the_last_layer_alone(target):
+    """The layers below it are gigabytes: whoever has them pulls and pushes them again as soon as a byte differs."""
+    layers = [
+        (origin, files_behind(STAGES, origin)) for stage in lineage(STAGES, target) for origin, _, _ in copies(stage)
+    ]
+    assert all(origin in STAGES for origin, _ in layers), "an image takes from stages alone"
+    *below, (_, code) = layers
+    assert below and "rayml" in code
+    for origin, files in below:
+        assert files and all(re.fullmatch(r"cluster/image/[\w-]+\.lock", file) for file in files), (origin, files)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_nothing_that_each_commit_changes_comes_before_the_last_layer(target):
+    """An argument is part of every step that follows it, and podman counts a label as a step."""
+    origins = [origin for stage in lineage(STAGES, target) for origin, _, _ in copies(stage)][:-1]
+    below = [step for origin in origins for stage in lineage(STAGES, origin) for step in stage.steps]
+    image = [step for stage in lineage(STAGES, target) for step in stage.steps]
+    last = max(number for number, (word, _) in enumerate(image) if word == "COPY")
+    arguments = {rest.partition("=")[0] for word, rest in [*below, *image[:last]] if word == "ARG"}
+    assert not arguments & {"VERSION", "REVISION", "SOURCE_DATE_EPOCH"}
+    assert {word for word, _ in image[last + 1 :]} == {"ARG", "LABEL"}
+
+
+@pytest.mark.parametrize("stage", ["tools", "deps-cpu", "deps-cuda", "code"])
+def test_each_step_that_fills_a_layer_leaves_no_time_of_its_own(stage):
+    environment = " ".join(rest for each in lineage(STAGES, stage) for rest in each.all("ENV"))
+    assert re.search(r"SOURCE_DATE_EPOCH=\d{9}\b", environment), (
+        "pip's .pyc files name their source's hash, not its time"
+    )
+    assert "PYTHONDONTWRITEBYTECODE=1" in environment, (
+        "whatever is imported during the build leaves no .pyc with a time"
+    )
+    assert "PYTHONHASHSEED=0" in environment, "a set has the same order in each build"
+    for run in STAGES[stage].all("RUN"):
+        assert run.endswith('touch --no-dereference --date="@${SOURCE_DATE_EPOCH}" {} +'), run
 
 
 def test_whatever_pip_installs_has_a_hash_or_was_built_here():
     installs = [line for stage in STAGES.values() for run in stage.all("RUN") for line in run.split("&&")]
     installs = [line for line in installs if " pip install" in line or " pip wheel" in line]
-    assert len(installs) == 8
+    assert len(installs) == 7
     for line in installs:
         assert "--no-deps" in line
         assert "--require-hashes" in line or "--no-index" in line, line
@@ -70,6 +109,9 @@ def test_whatever_pip_installs_has_a_hash_or_was_built_here():
 def test_a_stage_declares_the_arguments_that_its_steps_use(stage):
     """Not every builder hands an argument on to the stages that stand on one; without it, pip's index is empty."""
     declared = {rest.partition("=")[0] for rest in stage.all("ARG")}
+    declared |= {
+        word.partition("=")[0] for each in lineage(STAGES, stage.name) for e in each.all("ENV") for word in e.split()
+    }
     used = {name for run in stage.all("RUN") for name in re.findall(r"\$\{(\w+)\}", run)}
     assert used <= declared
 
