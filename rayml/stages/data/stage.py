@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,10 @@ from numpy.typing import NDArray
 from rayml.errors import StageError
 from rayml.ml.schema import ImageFeature, Schema
 from rayml.ml.shards import Integers, ShardSet, save_schema
+from rayml.plan.listing import Listing
 from rayml.plan.plan import Step
-from rayml.plan.sources import fingerprint, is_in_bucket, list_files
-from rayml.spec.data import CallableSource, CsvSource, ImageFolderSource, SklearnSource
+from rayml.plan.sources import fingerprint, fingerprint_of, is_in_bucket, list_files
+from rayml.spec.data import CallableSource, CsvSource, ImageFolderSource, SklearnSource, Source
 from rayml.spec.words import count
 from rayml.stages.api import Context, Inputs, Outcome
 from rayml.stages.data.config import DataConfig
@@ -42,12 +44,12 @@ def run(step: Step, inputs: Inputs, context: Context) -> Outcome:
     config = DataConfig.model_validate(step.config)
     base = context.resolve(".")
     sent: str | None = step.policy.get("sent")
-    before = fingerprint(config.source, base, sent)
+    before, listing = look(config.source, base, sent)
     refuse_others(config, before)
-    reading = understand(config, context, sent)
+    reading = understand(config, context, listing)
     context.emit("note", text=f"reading {count(len(reading.names), 'file')}")
     index = read_rows(reading.tasks)
-    if fingerprint(config.source, base, sent) != before:
+    if look(config.source, base, sent)[0] != before:
         raise StageError("the source changed while it was read", hint="run again when nothing writes to it")
     ids = sample_ids(reading.names, index.file, index.row)
     place = partial(_place, reading, index)
@@ -70,6 +72,18 @@ def run(step: Step, inputs: Inputs, context: Context) -> Outcome:
     return _outcome(config, context, reading, schema, counts, moments)
 
 
+def look(source: Source, base: Path, sent: str | None) -> tuple[str, Listing | None]:
+    """The fingerprint of the source as it is now, and its files where it has some.
+
+    Args:
+        sent: where the source's files were sent; see `rayml.plan.sources.list_files`.
+    """
+    if isinstance(source, SklearnSource | CallableSource):
+        return fingerprint(source, base), None
+    listing = list_files(source, base, sent)
+    return fingerprint_of(source, listing), listing
+
+
 def refuse_others(config: DataConfig, found: str) -> None:
     """StageError where a bucket holds other objects than those that the step's key is for.
 
@@ -86,11 +100,11 @@ def refuse_others(config: DataConfig, found: str) -> None:
         )
 
 
-def understand(config: DataConfig, context: Context, sent: str | None = None) -> Reading:
+def understand(config: DataConfig, context: Context, listing: Listing | None) -> Reading:
     """What the rows of the source are, and the tasks that read them.
 
     Args:
-        sent: where the source's files were sent; see `rayml.plan.sources.list_files`.
+        listing: the source's files, where it has some.
     """
     source = config.source
     # Each module brings a library of its own; a job loads the one that it needs.
@@ -102,7 +116,7 @@ def understand(config: DataConfig, context: Context, sent: str | None = None) ->
         from rayml.stages.data.custom import read_callable
 
         return read_callable(source, config, context.plan.code, context.hosts)
-    listing = list_files(source, context.resolve("."), sent)
+    assert listing is not None, "every other source is files"
     if isinstance(source, ImageFolderSource):
         from rayml.stages.data.pictures import read_image_folder
 
