@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -53,6 +54,18 @@ def seaweed(folder: Path, address: str = "127.0.0.1") -> Iterator[Server]:
     finally:
         process.kill()
         process.wait()
+
+
+@contextmanager
+def bucket_here(folder: Path, bucket: str) -> Iterator[Server]:
+    """A server with an empty bucket, which this process and those that it starts find in their environment."""
+    with seaweed(folder) as running, pytest.MonkeyPatch.context() as patch:
+        client(running).create_bucket(Bucket=bucket)
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        for name, value in running.environment.items():
+            patch.setenv(name, value)
+        yield running
 
 
 def _command(weed: str, folder: Path, s3_port: int, address: str) -> list[str]:

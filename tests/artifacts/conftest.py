@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 
 import pytest
-from s3 import STORE_BUCKET, client, seaweed
+from s3 import STORE_BUCKET, bucket_here
 
 from rayml.artifacts.s3 import S3Store
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with seaweed(tmp_path_factory.mktemp("seaweed")) as running:
-        client(running).create_bucket(Bucket=STORE_BUCKET)
+    with bucket_here(tmp_path_factory.mktemp("seaweed"), STORE_BUCKET) as running:
         yield running
 
 
 @pytest.fixture
-def environment(server, monkeypatch):
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
-
-
-@pytest.fixture
-def prefix(environment):
+def prefix(server):
     return f"tests/{secrets.token_hex(4)}"
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from contract.store import manifest, write
-from s3 import client, seaweed
+from s3 import bucket_here
 
 from rayml.artifacts.bucket_hosts import BucketHosts
 from rayml.artifacts.hosts import ONE_FOLDER, OneFolder
@@ -28,12 +28,7 @@ KEY = digest("hosts")
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with seaweed(tmp_path_factory.mktemp("seaweed")) as running, pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("AWS_")]:
-            patch.delenv(name)
-        for name, value in running.environment.items():
-            patch.setenv(name, value)
-        client(running).create_bucket(Bucket=BUCKET)
+    with bucket_here(tmp_path_factory.mktemp("seaweed"), BUCKET) as running:
         yield running
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from pathlib import Path
 
 import pytest
 from pydantic import TypeAdapter
-from s3 import client, seaweed
+from s3 import bucket_here, client
 
 from rayml.artifacts.bucket import Bucket
 from rayml.errors import BackendError, PlanError
@@ -22,19 +21,10 @@ BUCKET = "sources"
 NAMES = ("b.csv", "a/x.CSV", "a/y.csv", "a/deep/z.csv", "a-b.csv", "README.md", "_tmp/x.csv", "a/.hidden/x.csv")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def server(tmp_path_factory):
-    with seaweed(tmp_path_factory.mktemp("seaweed")) as running:
-        client(running).create_bucket(Bucket=BUCKET)
+    with bucket_here(tmp_path_factory.mktemp("seaweed"), BUCKET) as running:
         yield running
-
-
-@pytest.fixture(autouse=True)
-def environment(server, monkeypatch):
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import time
 from io import StringIO
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from s3 import client, seaweed
+from s3 import bucket_here
 
 from rayml.artifacts.bring import bring_weights
 from rayml.artifacts.bucket import bucket_at
@@ -32,19 +31,10 @@ train: {start: {kind: folder, path: WEIGHTS}}
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def server(tmp_path_factory):
-    with seaweed(tmp_path_factory.mktemp("seaweed")) as running:
-        client(running).create_bucket(Bucket=BUCKET)
+    with bucket_here(tmp_path_factory.mktemp("seaweed"), BUCKET) as running:
         yield running
-
-
-@pytest.fixture(autouse=True)
-def environment(server, monkeypatch):
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture

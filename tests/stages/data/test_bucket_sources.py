@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from pydantic import TypeAdapter
-from s3 import client, seaweed
+from s3 import bucket_here, client
 
 from rayml.artifacts import bucket
 from rayml.errors import BackendError, StageError
@@ -30,12 +29,7 @@ BUCKET = "sources"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with seaweed(tmp_path_factory.mktemp("seaweed")) as running, pytest.MonkeyPatch.context() as patch:
-        client(running).create_bucket(Bucket=BUCKET)
-        for name in [name for name in os.environ if name.startswith("AWS_")]:
-            patch.delenv(name)
-        for name, value in running.environment.items():
-            patch.setenv(name, value)
+    with bucket_here(tmp_path_factory.mktemp("seaweed"), BUCKET) as running:
         yield running
 
 

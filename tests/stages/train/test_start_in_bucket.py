@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from s3 import client, seaweed
+from s3 import bucket_here, client
 
 from rayml.errors import StageError
 from rayml.plan.facts import weights_in_bucket
@@ -19,12 +18,7 @@ BUCKET = "weights"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with seaweed(tmp_path_factory.mktemp("seaweed")) as running, pytest.MonkeyPatch.context() as patch:
-        client(running).create_bucket(Bucket=BUCKET)
-        for name in [name for name in os.environ if name.startswith("AWS_")]:
-            patch.delenv(name)
-        for name, value in running.environment.items():
-            patch.setenv(name, value)
+    with bucket_here(tmp_path_factory.mktemp("seaweed"), BUCKET) as running:
         yield running
 
 
