@@ -34,7 +34,7 @@ CHUNK_BYTES = 2**20
 TRANSFERS = 8
 """Files that travel at a time."""
 BODY_TRIES = 3
-"""Of a request whose answer breaks off."""
+"""Of a request whose answer breaks off; a bucket with a timeout of its own is asked once."""
 CONFLICT_TRIES = 20
 CONFLICT_PAUSE_S = 0.1
 
@@ -116,7 +116,7 @@ class Bucket:
         with self._told(path) as client:
             from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
 
-            for left in reversed(range(BODY_TRIES)):
+            for left in reversed(range(BODY_TRIES if self.timeout_s is None else 1)):
                 try:
                     answer = client.get_object(Bucket=self.name, Key=self._key(path))
                     return answer["Body"].read(), answer["ETag"]
